@@ -1,0 +1,13 @@
+package api
+
+// Operations lists every operation of the HTTP API, in the order of its document.
+func Operations() []AnyOp {
+	return []AnyOp{
+		CreateSession, ListSessions, GetSession, SessionHistory, UpdateSession, DeleteSession,
+		PauseSession, ResumeSession, InterruptSession, SendMessage, ListMessages, AnswerApproval,
+		CreateProfile, ListProfiles, GetProfile, UpdateProfile, DeleteProfile,
+		Exchange, JWKS, GetMe, CreateUser, ListUsers, GetUser, UpdateUser, DeleteUser,
+		CreateTenant, ListTenants, GetTenant, UpdateTenant,
+		CreateKey, ListKeys, RevokeKey, ListAudit,
+	}
+}

@@ -1,0 +1,227 @@
+package api
+
+// Operations of the sessions service.
+var (
+	CreateSession = Op[CreateSessionRequest, Session]{
+		Service: "sessions", Verb: "create", Permission: SessionCreate,
+		Route: "POST /api/v1/sessions", Status: 201, Summary: "Create a session",
+	}
+	ListSessions = Op[ListSessionsRequest, Page[Session]]{
+		Service: "sessions", Verb: "list", Permission: SessionRead,
+		Route: "GET /api/v1/sessions", Summary: "List sessions, newest first",
+	}
+	GetSession = Op[SessionRef, Session]{
+		Service: "sessions", Verb: "get", Permission: SessionRead,
+		Route: "GET /api/v1/sessions/{id}", Summary: "Show a session",
+	}
+	SessionHistory = Op[HistoryRequest, Page[Change[Session]]]{
+		Service: "sessions", Verb: "history", Permission: SessionRead,
+		Route: "GET /api/v1/sessions/{id}/history", Summary: "List every change of a session, oldest first",
+	}
+	UpdateSession = Op[UpdateSessionRequest, Session]{
+		Service: "sessions", Verb: "update", Permission: SessionWrite,
+		Route: "PATCH /api/v1/sessions/{id}", Summary: "Change a session's title, labels or limits",
+	}
+	DeleteSession = Op[SessionRef, Session]{
+		Service: "sessions", Verb: "delete", Permission: SessionDelete,
+		Route: "DELETE /api/v1/sessions/{id}", Status: 202, Summary: "Stop a session for good",
+	}
+	PauseSession = Op[SessionRef, Session]{
+		Service: "sessions", Verb: "pause", Permission: SessionWrite,
+		Route: "POST /api/v1/sessions/{id}/pause", Status: 202, Summary: "Put a session aside, keeping its workspace and conversation",
+	}
+	ResumeSession = Op[SessionRef, Session]{
+		Service: "sessions", Verb: "resume", Permission: SessionWrite,
+		Route: "POST /api/v1/sessions/{id}/resume", Status: 202, Summary: "Bring a paused session back",
+	}
+	InterruptSession = Op[SessionRef, Accepted]{
+		Service: "sessions", Verb: "interrupt", Permission: SessionWrite,
+		Route: "POST /api/v1/sessions/{id}/interrupt", Status: 202, Summary: "Interrupt the agent's current turn",
+	}
+	SendMessage = Op[SendMessageRequest, Accepted]{
+		Service: "sessions", Verb: "send", Permission: SessionWrite,
+		Route: "POST /api/v1/sessions/{id}/messages", Status: 202, Summary: "Send a message to the agent",
+	}
+	ListMessages = Op[ListMessagesRequest, Page[Message]]{
+		Service: "sessions", Verb: "messages", Permission: SessionRead,
+		Route: "GET /api/v1/sessions/{id}/messages", Summary: "List the conversation, oldest first",
+	}
+	AnswerApproval = Op[AnswerApprovalRequest, Accepted]{
+		Service: "sessions", Verb: "approve", Permission: SessionWrite,
+		Route: "POST /api/v1/sessions/{id}/approvals/{approval_id}", Status: 202, Summary: "Answer an agent's question",
+	}
+
+	CreateProfile = Op[Profile, Profile]{
+		Service: "sessions", Verb: "profile-create", Permission: ProfileWrite,
+		Route: "POST /api/v1/profiles", Status: 201, Summary: "Create a profile",
+	}
+	ListProfiles = Op[List, Page[Profile]]{
+		Service: "sessions", Verb: "profile-list", Permission: ProfileRead,
+		Route: "GET /api/v1/profiles", Summary: "List the tenant's profiles",
+	}
+	GetProfile = Op[NameRef, Profile]{
+		Service: "sessions", Verb: "profile-get", Permission: ProfileRead,
+		Route: "GET /api/v1/profiles/{name}", Summary: "Show a profile",
+	}
+	UpdateProfile = Op[UpdateProfileRequest, Profile]{
+		Service: "sessions", Verb: "profile-update", Permission: ProfileWrite,
+		Route: "PUT /api/v1/profiles/{name}", Summary: "Replace a profile",
+	}
+	DeleteProfile = Op[NameRef, None]{
+		Service: "sessions", Verb: "profile-delete", Permission: ProfileWrite,
+		Route: "DELETE /api/v1/profiles/{name}", Status: 204, Summary: "Delete a profile; its sessions stay",
+	}
+)
+
+// Operations that a session's own runner asks of the sessions service, on the
+// session's own subject (RunnerPrefix).
+var (
+	RunnerReport = Op[RunnerReportRequest, RunnerReportResponse]{
+		Service: "sessions", Verb: "report", Permission: SessionScoped,
+		Summary: "Say what the session does and what it used",
+	}
+	RunnerInbox = Op[RunnerInboxRequest, RunnerInboxResponse]{
+		Service: "sessions", Verb: "inbox", Permission: SessionScoped,
+		Summary: "Read the user's side of the session's log after a sequence",
+	}
+	RunnerResume = Op[None, RunnerResumeResponse]{
+		Service: "sessions", Verb: "position", Permission: SessionScoped,
+		Summary: "Say where the runner before this one left off",
+	}
+)
+
+// SessionRef names one session. IfMatch, when not zero, makes a write fail with
+// conflict unless the session is at that revision (HTTP: If-Match, 412).
+type SessionRef struct {
+	ID      string `json:"id" in:"path"`
+	IfMatch uint64 `json:"if_match,omitempty" in:"header:If-Match"`
+}
+
+// NameRef names one profile of the caller's tenant.
+type NameRef struct {
+	Name    string `json:"name" in:"path"`
+	IfMatch uint64 `json:"if_match,omitempty" in:"header:If-Match"`
+}
+
+// CreateSessionRequest asks for a session. All fields are optional; an empty profile
+// is "default".
+type CreateSessionRequest struct {
+	Profile     string            `json:"profile,omitempty"`
+	Title       string            `json:"title,omitempty"`
+	Prompt      string            `json:"prompt,omitempty"` // sent as the first message
+	Repository  *Repository       `json:"repository,omitempty"`
+	Env         map[string]string `json:"env,omitempty"`
+	Labels      map[string]string `json:"labels,omitempty"`
+	TTL         Duration          `json:"ttl,omitempty"`
+	IdleTimeout Duration          `json:"idle_timeout,omitempty"`
+	Agent       *Agent            `json:"agent,omitempty"`
+	// Wait is "running" to be answered when the session runs or has failed, at the
+	// latest after 120 s.
+	Wait           string `json:"wait,omitempty" in:"query"`
+	IdempotencyKey string `json:"idempotency_key,omitempty" in:"header:Idempotency-Key"`
+}
+
+// ListSessionsRequest filters by state, owner, label ("k=v", repeated: all must match)
+// and a text in the title or id.
+type ListSessionsRequest struct {
+	List
+	State State    `json:"state,omitempty" in:"query"`
+	Owner string   `json:"owner,omitempty" in:"query"`
+	Label []string `json:"label,omitempty" in:"query"`
+	Query string   `json:"q,omitempty" in:"query"`
+}
+
+// HistoryRequest pages through the changes of one session.
+type HistoryRequest struct {
+	ID string `json:"id" in:"path"`
+	List
+}
+
+// UpdateSessionRequest changes what is not nil.
+type UpdateSessionRequest struct {
+	ID          string             `json:"id" in:"path"`
+	IfMatch     uint64             `json:"if_match,omitempty" in:"header:If-Match"`
+	Title       *string            `json:"title,omitempty"`
+	Labels      *map[string]string `json:"labels,omitempty"`
+	TTL         *Duration          `json:"ttl,omitempty"`
+	IdleTimeout *Duration          `json:"idle_timeout,omitempty"`
+}
+
+// SendMessageRequest sends Content (at most 1 MiB with attachments) to the agent. An
+// accepted message waits while the agent works.
+type SendMessageRequest struct {
+	ID             string       `json:"id" in:"path"`
+	Content        string       `json:"content"`
+	Attachments    []Attachment `json:"attachments,omitempty"`
+	IdempotencyKey string       `json:"idempotency_key,omitempty" in:"header:Idempotency-Key"`
+}
+
+// Accepted says under which id and sequence a request entered the session's log.
+type Accepted struct {
+	ID  string `json:"id"`
+	Seq uint64 `json:"seq"`
+}
+
+// ListMessagesRequest pages through a conversation.
+type ListMessagesRequest struct {
+	ID string `json:"id" in:"path"`
+	List
+}
+
+// AnswerApprovalRequest answers the approval request ApprovalID with one of its options.
+type AnswerApprovalRequest struct {
+	ID         string `json:"id" in:"path"`
+	ApprovalID string `json:"approval_id" in:"path"`
+	Option     string `json:"option"`
+}
+
+// UpdateProfileRequest replaces the profile that Name in the path names.
+type UpdateProfileRequest struct {
+	Name    string  `json:"name" in:"path"`
+	IfMatch uint64  `json:"if_match,omitempty" in:"header:If-Match"`
+	Profile Profile `json:"profile" in:"body"` // the whole HTTP body
+}
+
+// RunnerReportRequest is sent on every change and as a heartbeat (every 10 s).
+type RunnerReportRequest struct {
+	Incarnation int      `json:"incarnation"` // which start of the session this runner is
+	State       State    `json:"state"`       // starting, running or failed
+	Activity    Activity `json:"activity,omitempty"`
+	Reason      string   `json:"reason,omitempty"`
+	Agent       Agent    `json:"agent,omitzero"` // Version, once known
+	Usage       Usage    `json:"usage,omitzero"` // total of this incarnation
+	Endpoint    string   `json:"endpoint,omitempty"`
+	// ActiveAt is the Unix time in milliseconds of the last sign of work.
+	ActiveAt int64 `json:"active_at,omitempty"`
+}
+
+// RunnerReportResponse tells a superseded runner to stop.
+type RunnerReportResponse struct {
+	Stop bool `json:"stop,omitempty"`
+}
+
+// RunnerInboxRequest asks for the user's events after sequence After, at most Limit
+// (zero: 256).
+type RunnerInboxRequest struct {
+	After uint64 `json:"after"`
+	Limit int    `json:"limit,omitempty"`
+}
+
+// RunnerInboxResponse holds events in order; More says that others follow.
+type RunnerInboxResponse struct {
+	Events []Event `json:"events"`
+	More   bool    `json:"more,omitempty"`
+}
+
+// RunnerResumeResponse is where the session's previous runner left off, read from the log.
+type RunnerResumeResponse struct {
+	// LastSeq is the sequence of the agent's last log entry; 0: none. It is the expected
+	// last sequence of the next runner's first append, which fences the previous runner.
+	LastSeq uint64 `json:"last_seq"`
+	// DoneSeq is the sequence of the last user event whose turn ended.
+	DoneSeq uint64 `json:"done_seq"`
+	// AgentSession is the agent's own name for the conversation, to load it again.
+	AgentSession string `json:"agent_session,omitempty"`
+	// Conversation is the recent conversation, oldest first, for agents that cannot load one.
+	Conversation []Message `json:"conversation,omitempty"`
+}

@@ -1,0 +1,125 @@
+package api
+
+import "time"
+
+// State is where a session is in its life. services/sessions holds the table of
+// which may follow which.
+type State string
+
+// The states of a session.
+const (
+	StatePending    State = "pending"    // accepted, nothing started yet
+	StateStarting   State = "starting"   // the runtime is making it
+	StateRunning    State = "running"    // the agent takes messages
+	StatePausing    State = "pausing"    // being put aside
+	StatePaused     State = "paused"     // processes gone, workspace and conversation kept
+	StateResuming   State = "resuming"   // being brought back
+	StateStopping   State = "stopping"   // 30 s for a graceful end
+	StateTerminated State = "terminated" // ended as asked; final
+	StateFailed     State = "failed"     // ended otherwise, Reason says why; final
+)
+
+// Final reports whether nothing follows s.
+func (s State) Final() bool { return s == StateTerminated || s == StateFailed }
+
+// Activity is what a running session's agent does.
+type Activity string
+
+// The activities of a running session.
+const (
+	ActivityIdle     Activity = "idle"
+	ActivityWorking  Activity = "working"
+	ActivityApproval Activity = "waiting_for_approval"
+)
+
+// Session is one isolated agent with its workspace and conversation.
+type Session struct {
+	ID           string            `json:"id"`
+	Tenant       string            `json:"tenant"`
+	Owner        string            `json:"owner"` // a Principal's ID
+	Title        string            `json:"title"`
+	Profile      string            `json:"profile"`
+	Agent        Agent             `json:"agent"`
+	State        State             `json:"state"`
+	Activity     Activity          `json:"activity,omitempty"`
+	Reason       string            `json:"reason,omitempty"` // why it failed, stopped or waits; for a person
+	Runtime      string            `json:"runtime"`          // "process" or "kube"
+	Isolation    []string          `json:"isolation,omitempty"`
+	Node         string            `json:"node,omitempty"`
+	Repository   *Repository       `json:"repository,omitempty"`
+	Labels       map[string]string `json:"labels,omitempty"`
+	CreatedAt    time.Time         `json:"created_at"`
+	StartedAt    *time.Time        `json:"started_at,omitempty"`
+	EndedAt      *time.Time        `json:"ended_at,omitempty"`
+	LastActiveAt time.Time         `json:"last_active_at"`
+	TTL          Duration          `json:"ttl,omitempty"`          // zero: the profile's
+	IdleTimeout  Duration          `json:"idle_timeout,omitempty"` // zero: the profile's
+	Usage        Usage             `json:"usage"`
+	Rev          uint64            `json:"rev"` // of the ledger entry; 0 inside the ledger itself
+}
+
+// Revision implements Revisioned.
+func (s Session) Revision() uint64 { return s.Rev }
+
+// Agent says which agent a session runs.
+type Agent struct {
+	Kind    string   `json:"kind,omitempty"` // "demo", "claude", "codex", …, "custom"
+	Version string   `json:"version,omitempty"`
+	Command []string `json:"command,omitempty"` // replaces the kind's own command
+	Args    []string `json:"args,omitempty"`    // appended to it
+}
+
+// Repository is the Git repository that a session's workspace starts from.
+type Repository struct {
+	URL   string `json:"url"`             // https, ssh or git; never with a password
+	Ref   string `json:"ref,omitempty"`   // branch, tag or commit; empty: the default branch
+	Depth int    `json:"depth,omitempty"` // zero: 1; negative: all history
+}
+
+// Usage is what a session has used since it was created.
+type Usage struct {
+	InputTokens    int64    `json:"input_tokens"`
+	OutputTokens   int64    `json:"output_tokens"`
+	CostUSD        *float64 `json:"cost_usd,omitempty"`
+	CPUSeconds     *float64 `json:"cpu_seconds,omitempty"`
+	NetworkRxBytes *int64   `json:"network_rx_bytes,omitempty"`
+	NetworkTxBytes *int64   `json:"network_tx_bytes,omitempty"`
+}
+
+// Message is one entry of a session's conversation.
+type Message struct {
+	ID      string    `json:"id"`
+	Seq     uint64    `json:"seq"`
+	Role    string    `json:"role"` // "user" or "agent"
+	Content string    `json:"content"`
+	At      time.Time `json:"at"`
+	ReplyTo string    `json:"reply_to,omitempty"` // of an agent's message: the user message it answers
+}
+
+// Profile is what a session of this kind is. The zero value of each field means the
+// service's default.
+type Profile struct {
+	Name        string            `json:"name"`
+	Description string            `json:"description,omitempty"`
+	Agent       Agent             `json:"agent"`
+	Env         map[string]string `json:"env,omitempty"`
+	Resources   Resources         `json:"resources,omitzero"`
+	TTL         Duration          `json:"ttl,omitempty"`
+	IdleTimeout Duration          `json:"idle_timeout,omitempty"`
+	// Isolation lists what a runtime must provide: "user", "mount", "pid", "cgroup".
+	// A runtime that cannot refuses the session.
+	Isolation []string `json:"isolation,omitempty"`
+	// Roles are who may use the profile; empty: everyone who may create sessions.
+	Roles []Role `json:"roles,omitempty"`
+	Rev   uint64 `json:"rev"`
+}
+
+// Revision implements Revisioned.
+func (p Profile) Revision() uint64 { return p.Rev }
+
+// Resources bounds what a session's processes may use together.
+type Resources struct {
+	CPUs        float64 `json:"cpus,omitempty"`
+	MemoryBytes int64   `json:"memory_bytes,omitempty"`
+	Processes   int     `json:"processes,omitempty"`
+}

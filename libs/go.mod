@@ -1,0 +1,3 @@
+module agentyard.dev/libs
+
+go 1.26.0

@@ -1,0 +1,7 @@
+module agentyard.dev/services/sessions
+
+go 1.26.0
+
+require agentyard.dev/libs v0.0.0
+
+replace agentyard.dev/libs => ../../libs
