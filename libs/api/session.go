@@ -123,3 +123,24 @@ type Resources struct {
 	MemoryBytes int64   `json:"memory_bytes,omitempty"`
 	Processes   int     `json:"processes,omitempty"`
 }
+
+// SessionRecord is a session as the SESSIONS ledger keeps it: the public session and
+// what only the gateway and the sessions service need. It never leaves them.
+type SessionRecord struct {
+	Session
+	// Incarnation counts the starts of the session's runner; it is the fencing token
+	// of its credentials and of its reports.
+	Incarnation int `json:"incarnation"`
+	// Endpoint is where the runner serves HTTP: "unix:/path" or "http://host:port";
+	// EndpointKey is what it demands in the header RunnerKeyHeader.
+	Endpoint    string            `json:"endpoint,omitempty"`
+	EndpointKey string            `json:"endpoint_key,omitempty"`
+	Env         map[string]string `json:"env,omitempty"`
+	// BaseUsage is the usage of the earlier incarnations.
+	BaseUsage Usage `json:"base_usage,omitzero"`
+	// Restarts counts starts after a runner's death since the session last ran for a while.
+	Restarts int `json:"restarts,omitempty"`
+}
+
+// RunnerKeyHeader carries SessionRecord.EndpointKey on each request to a runner.
+const RunnerKeyHeader = "X-Agentyard-Runner-Key"

@@ -1,0 +1,54 @@
+// Package launch is what a runtime tells a session's runner: one JSON document on the
+// runner's standard input, which is then closed. Nothing of it is in the environment,
+// in the arguments or on disk, so the agent cannot read it there.
+package launch
+
+import (
+	"agentyard.dev/libs/api"
+)
+
+// Launch describes one incarnation of one session.
+type Launch struct {
+	Tenant      string `json:"tenant"`
+	Session     string `json:"session"`
+	Incarnation int    `json:"incarnation"`
+
+	BusURL      string `json:"bus_url"`
+	Credentials []byte `json:"credentials"` // of this session only (bus.SessionIssuer)
+
+	Agent            api.Agent         `json:"agent"`         // kind, command and args as resolved from profile and request
+	AgentSession     string            `json:"agent_session"` // unused by the runtime; see RunnerResumeResponse
+	Env              map[string]string `json:"env,omitempty"` // added to the agent's environment, which is built from nothing
+	Repository       *api.Repository   `json:"repository,omitempty"`
+	RepositoryPolicy RepositoryPolicy  `json:"repository_policy"`
+
+	// Dir holds workspace/, home/ and tmp/, which the runner makes.
+	Dir string `json:"dir"`
+	// Listen is the runner's HTTP endpoint, "unix:/path" or "tcp:host:port"; EndpointKey is what it demands.
+	Listen      string `json:"listen"`
+	EndpointKey string `json:"endpoint_key"`
+
+	Sandbox Sandbox `json:"sandbox"`
+}
+
+// RepositoryPolicy bounds cloning.
+type RepositoryPolicy struct {
+	// AllowPrivate permits loopback, private and link-local addresses and file:// URLs.
+	AllowPrivate bool         `json:"allow_private,omitempty"`
+	Timeout      api.Duration `json:"timeout,omitempty"`   // zero: 5 m
+	MaxBytes     int64        `json:"max_bytes,omitempty"` // zero: 4 GiB
+	Submodules   bool         `json:"submodules,omitempty"`
+}
+
+// Sandbox says how the agent's processes are isolated from the runner and the machine.
+type Sandbox struct {
+	// Isolation lists what to apply: "user", "mount", "pid", "cgroup", "uid".
+	Isolation []string `json:"isolation,omitempty"`
+	// UID and GID are the agent's identity with "uid".
+	UID int `json:"uid,omitempty"`
+	GID int `json:"gid,omitempty"`
+	// Hide lists directories that the agent must not see: the data directory, the socket directory.
+	Hide      []string      `json:"hide,omitempty"`
+	Cgroup    string        `json:"cgroup,omitempty"`
+	Resources api.Resources `json:"resources,omitzero"`
+}
