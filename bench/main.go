@@ -1,0 +1,73 @@
+// Command bench measures agentyard's performance promises. Each benchmark runs ours and
+// the raw limit or a peer side by side, on one machine, in one run, and prints a line per
+// figure: name, ours, reference, ratio, goal, held or missed.
+//
+//	go run ./bench                 all of them
+//	go run ./bench -run 'proxy|replay'
+//
+// The figures of one run can be compared with each other, not with another machine's.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"regexp"
+	"syscall"
+	"time"
+)
+
+// benchmark is one named measurement.
+type benchmark struct {
+	name  string
+	about string
+	run   func(ctx context.Context, r *report) error
+}
+
+var benchmarks = []benchmark{
+	{"ledger", "ledger updates beside raw JetStream publishes", benchLedger},
+	{"log", "log appends beside raw JetStream publishes", benchLog},
+	{"proxy", "GET …/agent/status through the gateway, direct and through nginx", benchProxy},
+	{"event", "message to first event at the client, beyond the agent", benchEvent},
+	{"replay", "replay of 1,500 events", benchReplay},
+	{"create", "session create to running with the demo agent", benchCreate},
+	{"sse", "2,000 SSE clients on 200 sessions", benchSSE},
+	{"list", "one user's 20 sessions among 50,000 of others", benchList},
+}
+
+// runTimeout bounds one benchmark.
+const runTimeout = 5 * time.Minute
+
+func main() {
+	only := flag.String("run", "", "run only the benchmarks whose name matches this regular expression")
+	out := flag.String("out", "", "also append the lines to this file")
+	flag.Parse()
+	match, err := regexp.Compile(*only)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench: -run:", err)
+		os.Exit(2)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	r := newReport(*out)
+	defer r.close()
+	failed := false
+	for _, b := range benchmarks {
+		if !match.MatchString(b.name) {
+			continue
+		}
+		fmt.Fprintf(os.Stderr, "# %s: %s\n", b.name, b.about)
+		ctx, cancel := context.WithTimeout(ctx, runTimeout)
+		if err := b.run(ctx, r); err != nil {
+			fmt.Fprintf(os.Stderr, "bench %s: %v\n", b.name, err)
+			failed = true
+		}
+		cancel()
+	}
+	fmt.Printf("%d held, %d missed\n", r.held, r.missed)
+	if failed {
+		os.Exit(1)
+	}
+}
