@@ -7,7 +7,12 @@ package token
 import (
 	"context"
 	"crypto/ed25519"
+	"crypto/rand"
+	"errors"
+	"fmt"
 	"time"
+
+	"github.com/golang-jwt/jwt/v5"
 
 	"agentyard.dev/libs/api"
 )
@@ -17,6 +22,20 @@ const (
 	Issuer   = "agentyard"
 	Audience = "agentyard"
 )
+
+// mediaType is the header typ of an access token (RFC 9068 §2.1). It keeps a JWT that
+// was signed for another purpose from passing as one.
+const mediaType = "at+jwt"
+
+// claims is a token's payload: the registered claims, of which sub is the principal's ID, and the rest of the principal.
+type claims struct {
+	jwt.RegisteredClaims
+	Tenant string           `json:"tenant"`
+	Name   string           `json:"name,omitempty"`
+	Roles  []api.Role       `json:"roles,omitempty"`
+	Key    string           `json:"key,omitempty"`
+	Scopes []api.Permission `json:"scopes,omitempty"`
+}
 
 // SigningKey is one Ed25519 key with its id (RFC 7638 thumbprint) and the time from which it signs; a key verifies from its creation
 // until all tokens that it could have signed have expired.
@@ -28,40 +47,56 @@ type SigningKey struct {
 	RetireAt  time.Time          `json:"retire_at"` // verifies until then
 }
 
-// NewSigningKey returns a fresh key.
-func NewSigningKey(createdAt, signFrom, retireAt time.Time) (SigningKey, error) { panic("todo") }
+// NewSigningKey returns a fresh key. signFrom should lie far enough after createdAt for every verifier to have
+// fetched the public half before the first token appears.
+func NewSigningKey(createdAt, signFrom, retireAt time.Time) (SigningKey, error) {
+	if signFrom.Before(createdAt) || !retireAt.After(signFrom) {
+		return SigningKey{}, errors.New("make a signing key: want created ≤ sign from < retire")
+	}
+	public, private, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return SigningKey{}, fmt.Errorf("make a signing key: %w", err)
+	}
+	return SigningKey{
+		ID: thumbprint(public), Private: private,
+		CreatedAt: createdAt, SignFrom: signFrom, RetireAt: retireAt,
+	}, nil
+}
 
-// JWK returns the public half.
-func (k SigningKey) JWK() api.JWK { panic("todo") }
-
-// Mint signs an access token for p that lives for ttl from now.
+// Mint signs an access token for p that lives for ttl from now. It refuses a token that would outlive its key or come
+// before the key signs, because some verifier would not take it.
 func Mint(k SigningKey, p api.Principal, now time.Time, ttl time.Duration) (string, error) {
-	panic("todo")
+	switch {
+	case len(k.Private) != ed25519.PrivateKeySize || k.ID == "":
+		return "", errors.New("mint a token: the signing key is incomplete")
+	case p.ID == "" || p.Tenant == "":
+		return "", errors.New("mint a token: the principal has no id or no tenant")
+	case ttl < time.Second:
+		return "", fmt.Errorf("mint a token: a life of %v is shorter than a second", ttl)
+	case now.Before(k.SignFrom):
+		return "", fmt.Errorf("mint a token: key %s does not sign before %v", k.ID, k.SignFrom)
+	case now.Add(ttl).After(k.RetireAt):
+		return "", fmt.Errorf("mint a token: it would outlive key %s, which retires at %v", k.ID, k.RetireAt)
+	}
+	t := jwt.NewWithClaims(jwt.SigningMethodEdDSA, claims{
+		RegisteredClaims: jwt.RegisteredClaims{
+			Issuer:    Issuer,
+			Audience:  jwt.ClaimStrings{Audience},
+			Subject:   p.ID,
+			ID:        rand.Text(),
+			IssuedAt:  jwt.NewNumericDate(now),
+			ExpiresAt: jwt.NewNumericDate(now.Add(ttl)),
+		},
+		Tenant: p.Tenant, Name: p.Name, Roles: p.Roles, Key: p.Key, Scopes: p.Scopes,
+	})
+	t.Header["typ"] = mediaType
+	t.Header["kid"] = k.ID
+	raw, err := t.SignedString(k.Private)
+	if err != nil {
+		return "", fmt.Errorf("mint a token: %w", err)
+	}
+	return raw, nil
 }
-
-// KeySource returns the public keys that verify now, by key id.
-type KeySource interface {
-	VerifyingKeys() map[string]ed25519.PublicKey
-}
-
-// Revocations tells whether a principal's token is revoked: by its key, its user or its tenant.
-type Revocations interface {
-	Revoked(p api.Principal, issuedAt time.Time) bool
-}
-
-// Verifier verifies access tokens and caches the verdict by the token's SHA-256 until it expires; the cache is bounded
-// and revocation is asked on each call, cached or not.
-type Verifier struct{}
-
-// NewVerifier returns a verifier. revoked may be nil. now is the clock (nil: time.Now).
-func NewVerifier(keys KeySource, revoked Revocations, now func() time.Time) *Verifier { panic("todo") }
-
-// Verify returns the principal of a raw token, or an unauthenticated error. It accepts EdDSA only and requires
-// kid, typ, iss, aud, sub, exp and iat; leeway 5 s.
-func (v *Verifier) Verify(ctx context.Context, raw string) (api.Principal, error) { panic("todo") }
-
-// ParseJWKS returns the Ed25519 keys of a set; entries of another type are passed over.
-func ParseJWKS(set api.JWKSResponse) (map[string]ed25519.PublicKey, error) { panic("todo") }
 
 type rawKey struct{}
 
