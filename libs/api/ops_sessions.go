@@ -218,10 +218,19 @@ type RunnerResumeResponse struct {
 	// LastSeq is the sequence of the agent's last log entry; 0: none. It is the expected
 	// last sequence of the next runner's first append, which fences the previous runner.
 	LastSeq uint64 `json:"last_seq"`
+	// LastWriter is that entry's Yard-Writer header: which of an appender's commits it was.
+	LastWriter string `json:"last_writer,omitempty"`
 	// DoneSeq is the sequence of the last user event whose turn ended.
 	DoneSeq uint64 `json:"done_seq"`
 	// AgentSession is the agent's own name for the conversation, to load it again.
 	AgentSession string `json:"agent_session,omitempty"`
 	// Conversation is the recent conversation, oldest first, for agents that cannot load one.
 	Conversation []Message `json:"conversation,omitempty"`
+}
+
+// RunnerMark is the Raw of a runner's status events: what the next runner must know. The
+// newest one in the agent's side of the log answers DoneSeq and AgentSession.
+type RunnerMark struct {
+	DoneSeq      uint64 `json:"done_seq,omitempty"`
+	AgentSession string `json:"agent_session,omitempty"`
 }
