@@ -48,11 +48,14 @@ func (c *Conn) Publish(subject string, data []byte) error { panic("todo") }
 
 // Subscribe calls f for each core message on subject, one at a time, until ctx ends; f must
 // not block. When the subscription overflows its bound, messages are dropped and onDrop is
-// called (it may be nil). It returns when the server has confirmed the subscription, so that
+// called (it may be nil); it is also called after a reconnect, because messages may have been missed. It returns when the server has confirmed the subscription, so that
 // nothing published after the return is missed.
-func (c *Conn) Subscribe(ctx context.Context, subject string, f func(subject string, header nats.Header, data []byte), onDrop func()) error {
+func (c *Conn) Subscribe(ctx context.Context, subject string, f func(subject string, header Header, data []byte), onDrop func()) error {
 	panic("todo")
 }
+
+// Header holds a message's headers.
+type Header = nats.Header
 
 // OpTimeout bounds a bus call whose context has no deadline of its own.
 const OpTimeout = 5 * time.Second

@@ -90,9 +90,9 @@ func NewAppender(c *Conn, tenant, session string, last uint64, position func(con
 	panic("todo")
 }
 
-// Append queues an event; it blocks while the queue (bounded in count and bytes) is full and returns ErrSuperseded or ctx's error. The event is
-// on its way, not yet kept.
-func (a *Appender) Append(ctx context.Context, ev api.Event) error { panic("todo") }
+// Append queues events that are committed in one atomic batch (a turn's last message and its end); it blocks while the queue (bounded in count and bytes) is full and returns ErrSuperseded or ctx's error. The events are
+// on their way, not yet kept.
+func (a *Appender) Append(ctx context.Context, evs ...api.Event) error { panic("todo") }
 
 // Flush returns when all that was queued before is kept.
 func (a *Appender) Flush(ctx context.Context) error { panic("todo") }
