@@ -21,6 +21,22 @@ var Versions = map[string]string{
 // installTimeout covers a download of some 300 MB on a slow line.
 const installTimeout = 10 * time.Minute
 
+// cacheDir is where agents are installed. For root it is a place that the users of
+// sandboxed sessions can read, which root's home is not.
+func cacheDir(t testing.TB) string {
+	if dir := os.Getenv("AGENTYARD_TEST_AGENTS"); dir != "" {
+		return dir
+	}
+	if os.Getuid() == 0 {
+		return "/var/cache/agentyard/agents"
+	}
+	dir, err := os.UserCacheDir()
+	if err != nil {
+		t.Fatalf("find the cache: %v", err)
+	}
+	return filepath.Join(dir, "agentyard", "agents")
+}
+
 // Install returns the path of bin from the npm package pkg, which it installs once per
 // machine into the user's cache (AGENTYARD_TEST_AGENTS overrides the folder). Test
 // processes that run at the same time wait for each other.
@@ -30,15 +46,7 @@ func Install(t testing.TB, pkg, bin string) string {
 	if !ok {
 		t.Fatalf("install %s: no version is pinned for it", pkg)
 	}
-	root := os.Getenv("AGENTYARD_TEST_AGENTS")
-	if root == "" {
-		cache, err := os.UserCacheDir()
-		if err != nil {
-			t.Fatalf("install %s: %v", pkg, err)
-		}
-		root = filepath.Join(cache, "agentyard", "agents")
-	}
-	dir := filepath.Join(root, strings.NewReplacer("/", "-", "@", "").Replace(pkg)+"-"+version)
+	dir := filepath.Join(cacheDir(t), strings.NewReplacer("/", "-", "@", "").Replace(pkg)+"-"+version)
 	path := filepath.Join(dir, "node_modules", ".bin", bin)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		t.Fatalf("install %s: %v", pkg, err)
