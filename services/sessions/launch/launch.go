@@ -48,7 +48,13 @@ type Sandbox struct {
 	UID int `json:"uid,omitempty"`
 	GID int `json:"gid,omitempty"`
 	// Hide lists directories that the agent must not see: the data directory, the socket directory.
-	Hide      []string      `json:"hide,omitempty"`
+	Hide []string `json:"hide,omitempty"`
+	// Show lists directories and files inside hidden ones that the agent may read: its tools.
+	Show []string `json:"show,omitempty"`
+	// Dir is the session's directory (Launch.Dir): its workspace/, home/ and tmp/ are what the agent may
+	// write, tmp/ as its /tmp. Nothing else below Dir is visible.
+	Dir string `json:"dir,omitempty"`
+	// Cgroup is the session's cgroup: absolute directories, joined with ':' (one per v1 hierarchy).
 	Cgroup    string        `json:"cgroup,omitempty"`
 	Resources api.Resources `json:"resources,omitzero"`
 }

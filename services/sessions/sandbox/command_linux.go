@@ -1,0 +1,152 @@
+package sandbox
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"agentyard.dev/services/sessions/launch"
+)
+
+// The capabilities that init needs to make the sandbox inside its namespaces. The agent gets none of them.
+var initCapabilities = []uintptr{unix.CAP_SYS_ADMIN, unix.CAP_SETPCAP, unix.CAP_SETUID, unix.CAP_SETGID}
+
+// RunnerCapabilities are the ambient capabilities with which a runner that is not root may make sandboxes
+// without user namespaces.
+func RunnerCapabilities() []uintptr {
+	return append(slices.Clone(initCapabilities), unix.CAP_CHOWN, unix.CAP_KILL)
+}
+
+// Command returns a command that runs argv in a sandbox, in the working directory dir, with the environment env and
+// no other. The caller may set standard streams (pipes or a terminal; with a terminal the agent becomes the leader of its session)
+// and must Start it from a goroutine that is not locked to a thread which may end, for the sandbox ends with the thread that started it.
+//
+// A signal to the process reaches the agent's process group. [Kill] ends all of the sandbox at once.
+// An isolation that this machine cannot give makes the sandbox end with status 125, never run without it.
+func Command(spec launch.Sandbox, dir string, argv, env []string) (*exec.Cmd, error) {
+	if len(argv) == 0 {
+		return nil, errors.New("sandbox: no command")
+	}
+	cfg := config{Sandbox: spec, Work: dir, Argv: slices.Clone(argv)}
+	for _, want := range spec.Isolation {
+		if !slices.Contains(Known, want) {
+			return nil, fmt.Errorf("sandbox: unknown isolation %q", want)
+		}
+	}
+	path, err := lookPath(argv[0], dir, env)
+	if err != nil {
+		return nil, fmt.Errorf("sandbox: %w", err)
+	}
+	// The command itself stays visible even when it lies in a hidden directory.
+	cfg.Show = append(slices.Clone(spec.Show), path)
+	return command(cfg, env)
+}
+
+func command(cfg config, env []string) (*exec.Cmd, error) {
+	euid := os.Geteuid()
+	cfg.MapUID, cfg.MapGID = euid, os.Getegid()
+	attr := &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL}
+	if cfg.has(User) {
+		attr.Cloneflags |= syscall.CLONE_NEWUSER
+	}
+	if cfg.has(Mount) {
+		attr.Cloneflags |= syscall.CLONE_NEWNS | syscall.CLONE_NEWIPC
+	}
+	if cfg.has(PID) {
+		if !cfg.has(Mount) {
+			return nil, errors.New("sandbox: pid isolation needs mount isolation for a /proc of its own")
+		}
+		attr.Cloneflags |= syscall.CLONE_NEWPID
+	} else {
+		attr.Pdeathsig = syscall.SIGTERM // init is no namespace's end: it must kill the agent's processes itself
+	}
+	if euid == 0 && cfg.has(User) {
+		// In a user namespace of root the agent would still own root's files.
+		return nil, errors.New("sandbox: root cannot give user isolation; run as the session's own uid")
+	}
+	if euid == 0 && attr.Cloneflags != 0 && !cfg.has(UID) {
+		return nil, errors.New("sandbox: root cannot isolate without uid isolation")
+	}
+	if cfg.has(UID) && (cfg.UID <= 0 || cfg.GID <= 0) {
+		return nil, errors.New("sandbox: uid isolation needs a uid and a gid above 0")
+	}
+	if cfg.has(UID) && euid != 0 && cfg.UID != euid {
+		return nil, fmt.Errorf("sandbox: uid %d cannot become %d", euid, cfg.UID)
+	}
+	if euid != 0 && attr.Cloneflags != 0 {
+		attr.AmbientCaps = initCapabilities
+	}
+	arg, err := json.Marshal(cfg)
+	if err != nil {
+		return nil, fmt.Errorf("sandbox: %w", err)
+	}
+	// /proc/self/exe is this binary even after its file was replaced or where the caller may not look.
+	cmd := exec.Command("/proc/self/exe", initVerb, string(arg))
+	cmd.Args[0] = "agentyard"
+	cmd.Dir = "/"
+	cmd.Env = append([]string{}, env...)
+	cmd.SysProcAttr = attr
+	return cmd, nil
+}
+
+// Kill ends every process of the sandbox that cmd started.
+func Kill(cmd *exec.Cmd) error {
+	if cmd.Process == nil {
+		return nil
+	}
+	if cmd.SysProcAttr == nil || cmd.SysProcAttr.Cloneflags&syscall.CLONE_NEWPID == 0 {
+		killDescendants(cmd.Process.Pid)
+	}
+	if err := cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return fmt.Errorf("kill sandbox: %w", err)
+	}
+	return nil
+}
+
+// lookPath finds name as the agent would: with the PATH of env, from dir.
+func lookPath(name, dir string, env []string) (string, error) {
+	try := func(p string) bool {
+		if !filepath.IsAbs(p) {
+			p = filepath.Join(dir, p)
+		}
+		fi, err := os.Stat(p)
+		return err == nil && fi.Mode().IsRegular() && fi.Mode()&0o111 != 0
+	}
+	if strings.Contains(name, "/") {
+		if !try(name) {
+			return "", fmt.Errorf("%s is not an executable file", name)
+		}
+		return filepath.Join(dirIfRelative(dir, name), name), nil
+	}
+	for _, d := range filepath.SplitList(pathOf(env)) {
+		if d != "" && try(filepath.Join(d, name)) {
+			return filepath.Join(dirIfRelative(dir, d), d, name), nil
+		}
+	}
+	return "", fmt.Errorf("%s is not on the agent's PATH", name)
+}
+
+func dirIfRelative(dir, p string) string {
+	if filepath.IsAbs(p) {
+		return ""
+	}
+	return dir
+}
+
+func pathOf(env []string) string {
+	path := ""
+	for _, kv := range env {
+		if v, ok := strings.CutPrefix(kv, "PATH="); ok {
+			path = v
+		}
+	}
+	return path
+}
