@@ -1,0 +1,48 @@
+# agentyard. `make help` lists the targets; Go is all that most of them need.
+SHELL := bash
+MODULES := $(shell sed -n 's/^\t\.\///p' go.work)
+PACKAGES := $(addprefix ./,$(addsuffix /...,$(MODULES)))
+GOLANGCI_LINT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+RUN ?= .
+TESTFLAGS ?= -timeout 20m
+
+.DEFAULT_GOAL := help
+.PHONY: help run test test-deps lint gen cross bench up
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: ## start a yard on this machine (needs Go only); its sessions keep between runs
+	@echo 'building agentyard; the first time this takes a minute or two' >&2
+	@go run ./services/standalone/cmd/agentyard up
+
+test: test-deps ## run every test of every module, and check that it builds for Linux and macOS
+	go vet $(PACKAGES)
+	$(MAKE) --no-print-directory cross
+	go test -count=1 $(TESTFLAGS) $(PACKAGES)
+
+test-deps: # what the tests start: real Redis, Git, Node for the agents from npm
+	@.ci/test-deps
+
+cross: # compile the command for each platform that it ships for
+	@set -e; for os in linux darwin; do for arch in amd64 arm64; do \
+	  echo "build $$os/$$arch"; CGO_ENABLED=0 GOOS=$$os GOARCH=$$arch go build -o /dev/null ./services/standalone/cmd/agentyard; \
+	done; done
+
+lint: bin/golangci-lint ## gofmt and golangci-lint on every module
+	@test -z "$$(gofmt -l $(MODULES))" || { echo 'not formatted:'; gofmt -l $(MODULES); exit 1; }
+	@set -e; for m in $(MODULES); do echo "lint $$m"; (cd $$m && $(CURDIR)/bin/golangci-lint run --config $(CURDIR)/.golangci.yml ./...); done
+
+bin/golangci-lint: Makefile
+	GOBIN=$(CURDIR)/bin GOWORK=off go install $(GOLANGCI_LINT)
+
+gen: ## write the generated files again (docs/openapi.json)
+	go run ./services/standalone/cmd/agentyard openapi > docs/openapi.json.new && mv docs/openapi.json.new docs/openapi.json
+
+bench: ## measure against the raw limit and peers: make bench RUN='proxy|replay'
+	go run ./bench -run '$(RUN)'
+
+up: ## start a yard on Kubernetes for development (needs Tilt and a cluster)
+	@command -v tilt >/dev/null || { echo 'make up needs Tilt (https://tilt.dev) and a Kubernetes cluster; on one machine use make run'; exit 1; }
+	@test -f Tiltfile || { echo 'there is no Tiltfile yet: agentyard does not run on Kubernetes yet; on one machine use make run'; exit 1; }
+	tilt up
