@@ -7,11 +7,18 @@ package bus
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"agentyard.dev/libs/api"
 )
 
 // Config says how to reach the bus.
@@ -26,36 +33,248 @@ type Config struct {
 // Conn is one connection to the bus. It reconnects for ever; while it is away calls fail
 // with unavailable when their deadline passes.
 type Conn struct {
-	nc *nats.Conn
-	js jetstream.JetStream
+	nc     *nats.Conn
+	js     jetstream.JetStream
+	log    *slog.Logger
+	scoped bool          // a session's: no JetStream API
+	closed chan struct{} // when nc is
+
+	mu        sync.Mutex
+	drops     map[*nats.Subscription]func() // told of lost messages
+	reconnect map[chan struct{}]struct{}    // told after each reconnect
 }
+
+// OpTimeout bounds a bus call whose context has no deadline of its own.
+const OpTimeout = 5 * time.Second
+
+const (
+	dialTimeout   = 2 * time.Second
+	reconnectWait = 50 * time.Millisecond // plus jitter: a local server restarts fast
+	reconnectJit  = 100 * time.Millisecond
+	pingEvery     = 5 * time.Second // two missed: a dead peer is noticed within 15 s
+	pingsOut      = 2
+	// reconnectBuffer holds what is published while the connection is away. Small: callers
+	// wait for answers anyway.
+	reconnectBuffer = 1 << 20
+	drainTimeout    = 10 * time.Second
+)
 
 // Connect returns a connection at once, whether or not the bus can be reached yet
 // (services start in any order); Ready tells. It fails only for a bad configuration.
-func Connect(cfg Config) (*Conn, error) { panic("todo") }
+func Connect(cfg Config) (*Conn, error) {
+	prefix, scoped, err := credentialInbox(cfg.Credentials)
+	if err != nil {
+		return nil, fmt.Errorf("connect to bus: %w", err)
+	}
+	if cfg.InProcess == nil && cfg.URL == "" {
+		return nil, api.Invalid("/url", "is required")
+	}
+	c := &Conn{
+		log: cfg.Logger, scoped: scoped, closed: make(chan struct{}),
+		drops: map[*nats.Subscription]func(){}, reconnect: map[chan struct{}]struct{}{},
+	}
+	if c.log == nil {
+		c.log = slog.New(slog.DiscardHandler)
+	}
+	opts := []nats.Option{
+		nats.Name(cfg.Name),
+		nats.UserCredentialBytes(cfg.Credentials),
+		nats.CustomInboxPrefix(prefix),
+		nats.RetryOnFailedConnect(true),
+		nats.MaxReconnects(-1),
+		nats.ReconnectWait(reconnectWait),
+		nats.ReconnectJitter(reconnectJit, reconnectJit),
+		nats.IgnoreAuthErrorAbort(),
+		nats.Timeout(dialTimeout),
+		nats.PingInterval(pingEvery),
+		nats.MaxPingsOutstanding(pingsOut),
+		nats.ReconnectBufSize(reconnectBuffer),
+		nats.DrainTimeout(drainTimeout),
+		nats.PermissionErrOnSubscribe(true),
+		nats.ErrorHandler(c.asyncError),
+		nats.ReconnectHandler(func(*nats.Conn) {
+			c.log.Info("bus connected again")
+			c.reconnected()
+		}),
+		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
+			if err != nil {
+				c.log.Warn("bus connection lost", "err", err)
+			}
+		}),
+		nats.ClosedHandler(func(*nats.Conn) { close(c.closed) }),
+	}
+	url := cfg.URL
+	if cfg.InProcess != nil {
+		url = "nats://in-process"
+		opts = append(opts, nats.InProcessServer(cfg.InProcess.ns))
+	}
+	if c.nc, err = nats.Connect(url, opts...); err != nil {
+		return nil, fmt.Errorf("connect to bus: %w", err)
+	}
+	if c.js, err = jetstream.New(c.nc); err != nil {
+		c.nc.Close()
+		return nil, fmt.Errorf("connect to bus: %w", err)
+	}
+	return c, nil
+}
 
-// Ready reports nil when the connection is up and JetStream answers within ctx.
-func (c *Conn) Ready(ctx context.Context) error { panic("todo") }
+func (c *Conn) asyncError(_ *nats.Conn, sub *nats.Subscription, err error) {
+	if errors.Is(err, nats.ErrSlowConsumer) && sub != nil {
+		c.mu.Lock()
+		drop := c.drops[sub]
+		c.mu.Unlock()
+		if drop != nil {
+			drop()
+			return
+		}
+	}
+	c.log.Error("bus connection", "err", err)
+}
+
+func (c *Conn) reconnected() {
+	c.mu.Lock()
+	drops := slices.Collect(maps.Values(c.drops))
+	for ch := range c.reconnect {
+		select {
+		case ch <- struct{}{}:
+		default:
+		}
+	}
+	c.mu.Unlock()
+	for _, drop := range drops {
+		drop()
+	}
+}
+
+// onReconnect returns a channel that receives after each reconnect (several may count as
+// one), and what ends it.
+func (c *Conn) onReconnect() (<-chan struct{}, func()) {
+	ch := make(chan struct{}, 1)
+	c.mu.Lock()
+	c.reconnect[ch] = struct{}{}
+	c.mu.Unlock()
+	return ch, func() {
+		c.mu.Lock()
+		delete(c.reconnect, ch)
+		c.mu.Unlock()
+	}
+}
+
+// Ready reports nil when the connection is up and JetStream answers within ctx. A session's
+// credential may not ask JetStream; for it, a round trip to the server counts.
+func (c *Conn) Ready(ctx context.Context) error {
+	ctx, cancel := opContext(ctx)
+	defer cancel()
+	if !c.nc.IsConnected() {
+		return api.Errorf(api.CodeUnavailable, "the bus is not connected")
+	}
+	if c.scoped {
+		if err := c.nc.FlushWithContext(ctx); err != nil {
+			return api.Errorf(api.CodeUnavailable, "the bus does not answer: %w", err)
+		}
+		return nil
+	}
+	if _, err := c.js.AccountInfo(ctx); err != nil {
+		return api.Errorf(api.CodeUnavailable, "the bus does not answer: %w", err)
+	}
+	return nil
+}
 
 // Close drains the connection: handlers in flight finish, pending publishes are flushed.
-func (c *Conn) Close(ctx context.Context) error { panic("todo") }
+func (c *Conn) Close(ctx context.Context) error {
+	if err := c.nc.Drain(); err != nil {
+		c.nc.Close() // not connected: there is nobody to drain to
+	}
+	select {
+	case <-c.closed:
+		return nil
+	case <-ctx.Done():
+		c.nc.Close()
+		return api.Errorf(api.CodeUnavailable, "close bus connection: %w", ctx.Err())
+	}
+}
 
 // NATS returns the underlying connection, for libs/rpc only.
 func (c *Conn) NATS() *nats.Conn { return c.nc }
 
 // Publish sends data on a core subject (no persistence).
-func (c *Conn) Publish(subject string, data []byte) error { panic("todo") }
+func (c *Conn) Publish(subject string, data []byte) error {
+	if err := c.nc.Publish(subject, data); err != nil {
+		return busError("publish", err)
+	}
+	return nil
+}
+
+const (
+	// A subscription's backlog beyond which messages are dropped and its owner told.
+	subPendingMessages = 8192
+	subPendingBytes    = 16 << 20
+)
 
 // Subscribe calls f for each core message on subject, one at a time, until ctx ends; f must
 // not block. When the subscription overflows its bound, messages are dropped and onDrop is
-// called (it may be nil); it is also called after a reconnect, because messages may have been missed. It returns when the server has confirmed the subscription, so that
-// nothing published after the return is missed.
+// called (it may be nil); it is also called after a reconnect, because messages may have been
+// missed. Subscribe returns when the server has confirmed the subscription, so that nothing
+// published after the return is missed.
 func (c *Conn) Subscribe(ctx context.Context, subject string, f func(subject string, header Header, data []byte), onDrop func()) error {
-	panic("todo")
+	sub, err := c.nc.Subscribe(subject, func(m *nats.Msg) {
+		if ctx.Err() == nil {
+			f(m.Subject, m.Header, m.Data)
+		}
+	})
+	if err != nil {
+		return busError("subscribe", err)
+	}
+	if err := sub.SetPendingLimits(subPendingMessages, subPendingBytes); err != nil {
+		_ = sub.Unsubscribe()
+		return busError("subscribe", err)
+	}
+	if onDrop != nil {
+		c.mu.Lock()
+		c.drops[sub] = onDrop
+		c.mu.Unlock()
+	}
+	end := func() {
+		_ = sub.Unsubscribe() // fails only when the connection is closed
+		c.mu.Lock()
+		delete(c.drops, sub)
+		c.mu.Unlock()
+	}
+	if err := c.confirm(ctx); err != nil {
+		end()
+		return busError("subscribe", err)
+	}
+	context.AfterFunc(ctx, end)
+	return nil
 }
 
 // Header holds a message's headers.
 type Header = nats.Header
 
-// OpTimeout bounds a bus call whose context has no deadline of its own.
-const OpTimeout = 5 * time.Second
+// confirm returns when the server has processed all that was sent before.
+func (c *Conn) confirm(ctx context.Context) error {
+	ctx, cancel := opContext(ctx)
+	defer cancel()
+	return c.nc.FlushWithContext(ctx)
+}
+
+// opContext gives ctx the deadline of OpTimeout unless it has one.
+func opContext(ctx context.Context) (context.Context, context.CancelFunc) {
+	if _, ok := ctx.Deadline(); ok {
+		return ctx, func() {}
+	}
+	return context.WithTimeout(ctx, OpTimeout)
+}
+
+// busError wraps an error of the connection: all of them mean "try again", but a message that
+// is too large.
+func busError(doing string, err error) error {
+	var e *api.Error
+	if errors.As(err, &e) {
+		return err
+	}
+	if errors.Is(err, nats.ErrMaxPayload) {
+		return api.Errorf(api.CodeInvalid, "%s: larger than the bus takes (%d bytes): %w", doing, MaxPayload, err)
+	}
+	return api.Errorf(api.CodeUnavailable, "%s: %w", doing, err)
+}

@@ -1,50 +1,282 @@
 package bus
 
 import (
+	"crypto/hkdf"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/nats-io/jwt/v2"
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nkeys"
+
 	"agentyard.dev/libs/api"
 )
 
 // Keyring holds the NATS operator, account and signing keys of one yard, and mints
-// credentials from them. A part of it, the session signing key (SessionIssuer), can be given to the sessions
-// service alone: with a scoped signing key (template permissions by tag and name) it can sign credentials of
-// sessions and nothing else.
+// credentials from them. A part of it, the session signing key (SessionIssuer), can be
+// given to the sessions service alone: it is a scoped signing key, whose permissions are a
+// template by tag and name, so it signs credentials of sessions and nothing else.
 //
-// Permissions (see libs/api/subject.go):
-//   - gateway: request yard.v1.op.>, subscribe yard.v1.live.>, read and follow every ledger (JetStream consumer on and direct get
-//     of the ledger streams and LOG), own ledgers IDEMPOTENCY and TICKETS written.
+// Permissions (see permissions.go for the exact list, libs/api/subject.go for the subjects):
+//   - gateway: request yard.v1.op.>, subscribe yard.v1.live.>, read and follow every ledger
+//     (JetStream consumer on and direct get of the ledger streams and LOG), own ledgers
+//     IDEMPOTENCY and TICKETS written.
 //   - auth: answer yard.v1.op.auth.*, own its ledgers (TENANTS USERS KEYS AUDIT JWKS REVOKED).
-//   - sessions: answer yard.v1.op.sessions.* and yard.v1.runner.>, own SESSIONS PROFILES LOG (publish …log.*.*.user),
-//     request yard.v1.op.auth.*.
-//   - scheduler, tcagent: answer their own ops, own their own ledgers (TASKS SCHEDULES QUEUES; POLICIES PLANS), scheduler requests
-//     yard.v1.op.sessions.*.
-//   - session <tenant>/<id>: publish yard.v1.runner.<tenant>.<id>.* (requests) and yard.v1.log.<tenant>.<id>.agent, subscribe
-//     yard.v1.live.log.<tenant>.<id>.user and its own inbox _INBOX_<id>.>; nothing else, no JetStream API.
+//   - sessions: answer yard.v1.op.sessions.* and yard.v1.runner.>, own SESSIONS PROFILES LOG
+//     (publish …log.*.*.user), request yard.v1.op.auth.*.
+//   - scheduler, tcagent: answer their own ops, own their own ledgers (TASKS SCHEDULES QUEUES;
+//     POLICIES PLANS), scheduler requests yard.v1.op.sessions.*.
+//   - session <tenant>/<id>: publish yard.v1.runner.<tenant>.<id>.* (requests) and
+//     yard.v1.log.<tenant>.<id>.agent, subscribe yard.v1.live.log.<tenant>.<id>.user and its own
+//     inbox _INBOX_<id>.>; nothing else, no JetStream API.
 //
-// Each service uses an inbox prefix of its own (_INBOX_<service>.>), so that nobody reads another's replies.
-type Keyring struct{}
+// Each service uses an inbox prefix of its own (_INBOX.<service>.>), so that nobody reads
+// another's replies, and may publish to a reply subject only in answer to a request.
+//
+// The permissions are templates of the account, one per role, each with a signing key: a
+// credential is small, and a new release's permissions hold for credentials that exist.
+type Keyring struct {
+	operator nkeys.KeyPair
+	system   nkeys.KeyPair
+	account  nkeys.KeyPair
+	roles    map[string]nkeys.KeyPair // scoped signing keys of the account: each service and sessionRole
 
-// Service names whose credentials a Keyring mints.
+	accountID string // the account's public key
+}
+
+// sessionRole is the role of every session.
+const sessionRole = "session"
+
+// Services are the service names whose credentials a Keyring mints.
 var Services = []string{"gateway", "auth", "sessions", "scheduler", "tcagent"}
 
+// keyringFile is the only file of a keyring. One file, because half a keyring is none.
+const keyringFile = "keyring.json"
+
+// keyringSeeds is keyringFile's form: nkeys seeds.
+type keyringSeeds struct {
+	Operator string `json:"operator"`
+	System   string `json:"system"`
+	Account  string `json:"account"`
+}
+
 // OpenKeyring reads the keyring in dir, or makes one (files mode 0600, written atomically).
-func OpenKeyring(dir string) (*Keyring, error) { panic("todo") }
+// When two processes make one at the same time, both return the same.
+func OpenKeyring(dir string) (*Keyring, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("make keyring directory: %w", err)
+	}
+	path := filepath.Join(dir, keyringFile)
+	data, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		if err := makeKeyring(dir, path); err != nil {
+			return nil, fmt.Errorf("make keyring: %w", err)
+		}
+		data, err = os.ReadFile(path)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read keyring: %w", err)
+	}
+	k, err := parseKeyring(data)
+	if err != nil {
+		return nil, fmt.Errorf("read keyring %s: %w", path, err)
+	}
+	return k, nil
+}
+
+func makeKeyring(dir, path string) error {
+	var seeds keyringSeeds
+	for _, k := range []struct {
+		prefix nkeys.PrefixByte
+		seed   *string
+	}{
+		{nkeys.PrefixByteOperator, &seeds.Operator},
+		{nkeys.PrefixByteAccount, &seeds.System},
+		{nkeys.PrefixByteAccount, &seeds.Account},
+	} {
+		kp, err := nkeys.CreatePairWithRand(k.prefix, rand.Reader)
+		if err != nil {
+			return err
+		}
+		seed, err := kp.Seed()
+		if err != nil {
+			return err
+		}
+		*k.seed = string(seed)
+	}
+	data, err := json.MarshalIndent(seeds, "", "  ")
+	if err != nil {
+		return err
+	}
+	tmp, err := os.CreateTemp(dir, ".keyring-*") // mode 0600
+	if err != nil {
+		return err
+	}
+	defer func() { _ = os.Remove(tmp.Name()) }()
+	if _, err = tmp.Write(append(data, '\n')); err == nil {
+		err = tmp.Sync()
+	}
+	if cerr := tmp.Close(); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return err
+	}
+	// A link, unlike a rename, does not replace what another process has just made.
+	if err := os.Link(tmp.Name(), path); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return nil
+}
+
+func parseKeyring(data []byte) (*Keyring, error) {
+	var seeds keyringSeeds
+	if err := json.Unmarshal(data, &seeds); err != nil {
+		return nil, fmt.Errorf("not a keyring: %w", err)
+	}
+	k := &Keyring{}
+	for _, s := range []struct {
+		name   string
+		seed   string
+		prefix nkeys.PrefixByte
+		to     *nkeys.KeyPair
+	}{
+		{"operator", seeds.Operator, nkeys.PrefixByteOperator, &k.operator},
+		{"system", seeds.System, nkeys.PrefixByteAccount, &k.system},
+		{"account", seeds.Account, nkeys.PrefixByteAccount, &k.account},
+	} {
+		kp, err := parseSeed(s.seed, s.prefix)
+		if err != nil {
+			return nil, fmt.Errorf("%s key: %w", s.name, err)
+		}
+		*s.to = kp
+	}
+	var err error
+	if k.accountID, err = k.account.PublicKey(); err != nil {
+		return nil, err
+	}
+	k.roles = map[string]nkeys.KeyPair{}
+	for _, role := range append([]string{sessionRole}, Services...) {
+		if k.roles[role], err = roleKey(seeds.Account, role); err != nil {
+			return nil, fmt.Errorf("signing key of %s: %w", role, err)
+		}
+	}
+	return k, nil
+}
+
+// roleKey derives a role's signing key from the account's seed. It tells nothing about the
+// seed or about another role's key, and a new role needs no new file.
+func roleKey(accountSeed, role string) (nkeys.KeyPair, error) {
+	raw, err := hkdf.Key(sha256.New, []byte(accountSeed), nil, "agentyard bus signing key "+role, 32)
+	if err != nil {
+		return nil, err
+	}
+	seed, err := nkeys.EncodeSeed(nkeys.PrefixByteAccount, raw)
+	if err != nil {
+		return nil, err
+	}
+	return nkeys.FromSeed(seed)
+}
+
+func parseSeed(seed string, want nkeys.PrefixByte) (nkeys.KeyPair, error) {
+	prefix, _, err := nkeys.DecodeSeed([]byte(seed))
+	if err != nil {
+		return nil, err
+	}
+	if prefix != want {
+		return nil, errors.New("a seed of the wrong kind")
+	}
+	return nkeys.FromSeed([]byte(seed))
+}
 
 // ServiceCredentials mints the credentials (.creds content) of one service.
-func (k *Keyring) ServiceCredentials(service string) ([]byte, error) { panic("todo") }
+func (k *Keyring) ServiceCredentials(service string) ([]byte, error) {
+	if !slices.Contains(Services, service) {
+		return nil, api.Invalid("/service", "%q is not one of %v", service, Services)
+	}
+	creds, err := mint(k.roles[service], k.accountID, service)
+	if err != nil {
+		return nil, fmt.Errorf("mint credentials of %s: %w", service, err)
+	}
+	return creds, nil
+}
 
-// SessionIssuer returns the part of the keyring that mints sessions' credentials.
-func (k *Keyring) SessionIssuer() *SessionIssuer { panic("todo") }
+// mint makes a fresh user of the role whose signing key is given.
+func mint(signer nkeys.KeyPair, accountID, name string, tags ...string) ([]byte, error) {
+	user, err := nkeys.CreateUser()
+	if err != nil {
+		return nil, err
+	}
+	id, err := user.PublicKey()
+	if err != nil {
+		return nil, err
+	}
+	token, err := jwt.IssueUserJWT(signer, accountID, id, name, 0, tags...)
+	if err != nil {
+		return nil, err
+	}
+	seed, err := user.Seed()
+	if err != nil {
+		return nil, err
+	}
+	return jwt.FormatUserConfig(token, seed)
+}
 
-// SessionIssuer mints credentials of sessions only.
-type SessionIssuer struct{}
+// trust returns what a server needs to verify every credential of the keyring. The claims are
+// made anew at each start, so that a new release's permissions are in force at once.
+func (k *Keyring) trust() (*jwt.OperatorClaims, string, server.AccountResolver, error) {
+	operatorID, err := k.operator.PublicKey()
+	if err != nil {
+		return nil, "", nil, err
+	}
+	systemID, err := k.system.PublicKey()
+	if err != nil {
+		return nil, "", nil, err
+	}
 
-// ParseSessionIssuer reads what Marshal wrote, for a sessions service that runs apart.
-func ParseSessionIssuer(data []byte) (*SessionIssuer, error) { panic("todo") }
+	operator := jwt.NewOperatorClaims(operatorID)
+	operator.Name = "agentyard"
+	operator.SystemAccount = systemID
+	encoded, err := operator.Encode(k.operator)
+	if err != nil {
+		return nil, "", nil, err
+	}
+	if operator, err = jwt.DecodeOperatorClaims(encoded); err != nil {
+		return nil, "", nil, err
+	}
 
-// Marshal returns the issuer's secret form.
-func (i *SessionIssuer) Marshal() []byte { panic("todo") }
+	system := jwt.NewAccountClaims(systemID)
+	system.Name = "SYS"
+	yard := jwt.NewAccountClaims(k.accountID)
+	yard.Name = "YARD"
+	yard.Limits.DisallowBearer = true
+	yard.Limits.JetStreamLimits = jwt.JetStreamLimits{
+		MemoryStorage: jwt.NoLimit, DiskStorage: jwt.NoLimit, Streams: jwt.NoLimit, Consumer: jwt.NoLimit,
+	}
+	for role, key := range k.roles {
+		id, err := key.PublicKey()
+		if err != nil {
+			return nil, "", nil, err
+		}
+		yard.SigningKeys.AddScopedSigner(roleScope(role, id))
+	}
 
-// Credentials mints the credentials of one session's runner.
-func (i *SessionIssuer) Credentials(tenant, session string) ([]byte, error) { panic("todo") }
-
-var _ = api.RunnerPrefix
+	resolver := &server.MemAccResolver{}
+	for _, a := range []*jwt.AccountClaims{system, yard} {
+		token, err := a.Encode(k.operator)
+		if err != nil {
+			return nil, "", nil, err
+		}
+		if err := resolver.Store(a.Subject, token); err != nil {
+			return nil, "", nil, err
+		}
+	}
+	return operator, systemID, resolver, nil
+}

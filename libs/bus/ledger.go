@@ -2,7 +2,17 @@ package bus
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"sync/atomic"
 	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nuid"
 
 	"agentyard.dev/libs/api"
 )
@@ -16,7 +26,7 @@ type LedgerConfig struct {
 	Replicas int // zero: 1
 }
 
-// Key names one entity of a ledger. Both are single subject tokens.
+// Key names one entity of a ledger. Both are single subject tokens (letters, digits, '-', '_').
 type Key struct {
 	Tenant string
 	ID     string
@@ -36,46 +46,262 @@ type Entry[T any] struct {
 	api.Change[T]
 }
 
+const (
+	defaultHistory = 512
+	// purgedFor is how long the tombstone of a purged entity stays, so that a view that was
+	// away hears of it.
+	purgedFor = 24 * time.Hour
+	// updateTries bounds the retries of one Update; with jitter, a hundred writers of one
+	// entity all get through.
+	updateTries = 200
+)
+
 // Ledger holds the state and history of all entities of one noun: a stream with a subject
 // per entity, LedgerPrefix + noun.tenant.id, whose newest message is the state.
-type Ledger[T any] struct{}
+type Ledger[T any] struct {
+	c      *Conn
+	cfg    LedgerConfig
+	stream string
+	prefix string // of subjects, with the final dot
+
+	view   atomic.Pointer[View[T]]
+	writer string        // names this process's writes
+	writes atomic.Uint64 // numbers them
+}
 
 // OpenLedger makes or updates the stream of cfg and returns the ledger. It waits for the bus
 // until ctx ends.
 func OpenLedger[T any](ctx context.Context, c *Conn, cfg LedgerConfig) (*Ledger[T], error) {
-	panic("todo")
+	l, err := newLedger[T](c, cfg)
+	if err != nil {
+		return nil, err
+	}
+	err = c.openStream(ctx, jetstream.StreamConfig{
+		Name:              l.stream,
+		Subjects:          []string{l.prefix + "*.*"},
+		Storage:           jetstream.FileStorage,
+		Replicas:          max(cfg.Replicas, 1),
+		MaxAge:            cfg.MaxAge,
+		MaxMsgsPerSubject: l.cfg.History,
+		AllowDirect:       true,
+		DenyDelete:        true,
+		AllowMsgTTL:       true,
+		Duplicates:        duplicatesWindow(cfg.MaxAge),
+	})
+	if err != nil {
+		return nil, fmt.Errorf("open ledger %s: %w", cfg.Noun, err)
+	}
+	return l, nil
+}
+
+// ReadLedger returns the ledger of noun without making or changing its stream, for a process
+// that reads what another service owns (the gateway's session table; libs/trust). Get, History
+// and View work as soon as the owner has made the stream: a View waits for it. It panics for a
+// noun that is no subject token.
+func ReadLedger[T any](c *Conn, noun string) *Ledger[T] {
+	l, err := newLedger[T](c, LedgerConfig{Noun: noun})
+	if err != nil {
+		panic(fmt.Sprintf("bus: ledger %q: %v", noun, err))
+	}
+	return l
+}
+
+func newLedger[T any](c *Conn, cfg LedgerConfig) (*Ledger[T], error) {
+	if err := checkToken("noun", cfg.Noun); err != nil {
+		return nil, err
+	}
+	if cfg.History == 0 {
+		cfg.History = defaultHistory
+	}
+	return &Ledger[T]{
+		c: c, cfg: cfg, stream: streamName(cfg.Noun),
+		prefix: api.LedgerPrefix + cfg.Noun + ".", writer: nuid.Next(),
+	}, nil
+}
+
+// duplicatesWindow is the smallest that a stream with maxAge may have: ledgers do not use it.
+func duplicatesWindow(maxAge time.Duration) time.Duration {
+	const small = time.Minute
+	if maxAge > 0 && maxAge < small {
+		return maxAge
+	}
+	return small
+}
+
+// openStream makes or updates a stream, and repeats while the bus is away.
+func (c *Conn) openStream(ctx context.Context, cfg jetstream.StreamConfig) error {
+	for n := 1; ; n++ {
+		try, cancel := context.WithTimeout(ctx, OpTimeout)
+		_, err := c.js.CreateOrUpdateStream(try, cfg)
+		cancel()
+		if err == nil {
+			return nil
+		}
+		var refused *jetstream.APIError
+		if errors.As(err, &refused) && refused.Code >= 400 && refused.Code < 500 {
+			return api.Errorf(api.CodeInternal, "the bus refused the stream: %w", err)
+		}
+		if perr := pause(ctx, n); perr != nil {
+			return busError("make stream", errors.Join(perr, err))
+		}
+	}
+}
+
+func (l *Ledger[T]) subject(key Key) (string, error) {
+	if err := checkTokens(key.Tenant, key.ID); err != nil {
+		return "", err
+	}
+	return l.prefix + key.Tenant + "." + key.ID, nil
+}
+
+// keyOf is the inverse of subject.
+func (l *Ledger[T]) keyOf(subject string) (Key, bool) {
+	rest, ok := strings.CutPrefix(subject, l.prefix)
+	if !ok {
+		return Key{}, false
+	}
+	tenant, id, ok := strings.Cut(rest, ".")
+	if !ok || strings.Contains(id, ".") {
+		return Key{}, false
+	}
+	return Key{Tenant: tenant, ID: id}, true
+}
+
+func (l *Ledger[T]) decode(key Key, m stored) (Entry[T], error) {
+	e := Entry[T]{Key: key, Created: m.seq}
+	if err := json.Unmarshal(m.data, &e.Change); err != nil {
+		return Entry[T]{}, api.Errorf(api.CodeInternal, "%s/%s/%s at %d cannot be read: %w", l.cfg.Noun, key.Tenant, key.ID, m.seq, err)
+	}
+	e.Rev = m.seq
+	if created, err := strconv.ParseUint(m.header.Get(headerCreated), 10, 64); err == nil {
+		e.Created = created
+	}
+	return e, nil
+}
+
+// newest reads the newest change of key, which may be a tombstone; ok is false when there is
+// none at all.
+func (l *Ledger[T]) newest(ctx context.Context, key Key, subject string) (e Entry[T], ok bool, err error) {
+	m, err := l.c.getLast(ctx, l.stream, subject)
+	if errors.Is(err, errNoMessage) {
+		return Entry[T]{Key: key}, false, nil
+	}
+	if err != nil {
+		return Entry[T]{}, false, err
+	}
+	e, err = l.decode(key, m)
+	return e, err == nil, err
 }
 
 // Get reads the newest change of key from the bus: not_found when there is none or it was deleted.
-func (l *Ledger[T]) Get(ctx context.Context, key Key) (Entry[T], error) { panic("todo") }
-
-// Create writes the first change of key, or the first after a deletion: conflict when the entity exists.
-func (l *Ledger[T]) Create(ctx context.Context, key Key, meta Meta, state T) (Entry[T], error) {
-	panic("todo")
+func (l *Ledger[T]) Get(ctx context.Context, key Key) (Entry[T], error) {
+	subject, err := l.subject(key)
+	if err != nil {
+		return Entry[T]{}, err
+	}
+	e, ok, err := l.newest(ctx, key, subject)
+	if err != nil {
+		return Entry[T]{}, fmt.Errorf("get %s: %w", l.cfg.Noun, err)
+	}
+	if !ok || e.Deleted {
+		return Entry[T]{}, l.notFound(key)
+	}
+	return e, nil
 }
 
-// Update reads key, calls f with its state and writes what f returns, on the condition that
-// nobody wrote in between; otherwise it starts again (bounded, with jitter; then conflict). f must be pure; an error from it is
-// returned as is, and ErrUnchanged writes nothing and returns the current entry. Update starts from view's
-// entry when the ledger has one, so the usual cost is one round trip.
-func (l *Ledger[T]) Update(ctx context.Context, key Key, meta Meta, f func(T) (T, error)) (Entry[T], error) {
-	panic("todo")
+func (l *Ledger[T]) notFound(key Key) error {
+	return api.Errorf(api.CodeNotFound, "%s has no entry %s", l.cfg.Noun, key.ID)
 }
 
-// UpdateAt is Update on the condition that the entity is at revision rev: conflict otherwise, without retry. rev 0 is Update.
-func (l *Ledger[T]) UpdateAt(ctx context.Context, key Key, rev uint64, meta Meta, f func(T) (T, error)) (Entry[T], error) {
-	panic("todo")
+func (l *Ledger[T]) conflict(key Key) error {
+	return api.Errorf(api.CodeConflict, "%s entry %s was changed by another", l.cfg.Noun, key.ID)
 }
-
-// Delete writes a tombstone: the entity is gone, its history stays. rev as in UpdateAt. Deleting what is gone is success.
-func (l *Ledger[T]) Delete(ctx context.Context, key Key, rev uint64, meta Meta) error { panic("todo") }
-
-// Purge erases an entity with its history (retention).
-func (l *Ledger[T]) Purge(ctx context.Context, key Key) error { panic("todo") }
 
 // History returns up to limit changes of key with a revision above after, oldest first.
 func (l *Ledger[T]) History(ctx context.Context, key Key, after uint64, limit int) ([]api.Change[T], error) {
-	panic("todo")
+	subject, err := l.subject(key)
+	if err != nil {
+		return nil, err
+	}
+	if limit <= 0 {
+		return nil, nil
+	}
+	var changes []api.Change[T]
+	_, err = l.c.getBatch(ctx, l.stream, subject, after+1, limit, func(m stored) error {
+		e, err := l.decode(key, m)
+		if err == nil {
+			changes = append(changes, e.Change)
+		}
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read history of %s: %w", l.cfg.Noun, err)
+	}
+	return changes, nil
+}
+
+// Purge erases an entity with its history (retention). What remains is a tombstone, which the
+// stream drops after a day, so that every view hears of the end.
+func (l *Ledger[T]) Purge(ctx context.Context, key Key) error {
+	subject, err := l.subject(key)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := opContext(ctx)
+	defer cancel()
+	meta := Meta{Actor: "service:bus", Verb: "purge"}
+	for n := 1; ; n++ {
+		e, ok, err := l.newest(ctx, key, subject)
+		if err != nil {
+			return fmt.Errorf("purge %s: %w", l.cfg.Noun, err)
+		}
+		if !ok {
+			return nil
+		}
+		var zero T
+		_, err = l.write(ctx, subject, e, meta, zero, true, nats.Header{"Nats-TTL": {purgedFor.String()}})
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, errWrongSequence) || n == updateTries {
+			return fmt.Errorf("purge %s: %w", l.cfg.Noun, err)
+		}
+	}
+	return l.c.purge(ctx, l.stream, subject, 1)
+}
+
+// purge removes the messages of subject, but the newest keep ones.
+func (c *Conn) purge(ctx context.Context, stream, subject string, keep uint64) error {
+	body, err := json.Marshal(map[string]any{"filter": subject, "keep": keep})
+	if err != nil {
+		return err
+	}
+	ctx, cancel := opContext(ctx)
+	defer cancel()
+	for n := 1; ; n++ {
+		err := c.purgeOnce(ctx, stream, body)
+		if err == nil {
+			return nil
+		}
+		var refused *api.Error
+		if errors.As(err, &refused) {
+			return err
+		}
+		if perr := pause(ctx, n); perr != nil {
+			return busError("purge "+stream, errors.Join(perr, err))
+		}
+	}
+}
+
+func (c *Conn) purgeOnce(ctx context.Context, stream string, body []byte) error {
+	ctx, cancel := context.WithTimeout(ctx, attemptTimeout)
+	defer cancel()
+	r, err := c.nc.RequestWithContext(ctx, "$JS.API.STREAM.PURGE."+stream, body)
+	if err != nil {
+		return err
+	}
+	_, err = parseAck(r.Data)
+	return err
 }
 
 // ErrUnchanged is returned by an update function that has nothing to write.

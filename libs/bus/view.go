@@ -1,51 +1,287 @@
 package bus
 
-import "context"
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"agentyard.dev/libs/api"
+)
 
 // View is a ledger's newest state in memory, fed by one ordered consumer (recreated when it falls
 // behind or the bus comes back, without losing or repeating an effect). All methods may be
-// called at the same time. Reads never touch the bus.
-type View[T any] struct{}
+// called at the same time. Reads never touch the bus. Entries are shared: do not modify what
+// their state refers to.
+type View[T any] struct {
+	l   *Ledger[T]
+	cfg ViewConfig[T]
+
+	mu      sync.RWMutex
+	items   map[Key]*viewItem[T]
+	index   map[string]*viewIndex[T]
+	maxAge  time.Duration              // of the stream
+	seen    uint64                     // every change up to this revision was applied
+	ahead   map[Key]uint64             // tombstones applied ahead of the consumer
+	waiters map[Key]map[*waiter]func() // wakes those who wait for a key
+	expiry  []expiring                 // with MaxAge: in order of revision
+	changes []viewChange[T]            // OnChange has yet to be called for
+	running bool
+
+	ready     chan struct{}
+	readyOnce sync.Once
+	wake      chan struct{} // changes was appended by Apply
+
+	feedMu sync.Mutex // serialises OnChange; held while one message is handled
+	epoch  *feed      // the consumer in use; guarded by feedMu
+	heard  atomic.Int64
+}
 
 // ViewConfig says how a view indexes.
 type ViewConfig[T any] struct {
 	// Indexes maps an index's name to the values under which it lists an entry,
 	// e.g. "owner" → tenant + "/" + owner. Each value lists its entries newest first (by Created).
 	Indexes map[string]func(Entry[T]) []string
-	// OnChange, if set, is called after each change was applied, in order, by the view's own goroutine; old is nil
-	// for a new entity. It must not block.
+	// OnChange, if set, is called after each change was applied, in order and one at a time,
+	// while Run runs; old is nil for a new entity. now.Deleted tells a deletion, with the last
+	// state in old. At the start it is called for the newest change of each entity. It must not block.
 	OnChange func(old *Entry[T], now Entry[T])
 }
 
-// View starts a view of the ledger. It must be run with Run.
-func (l *Ledger[T]) View(cfg ViewConfig[T]) *View[T] { panic("todo") }
+type viewItem[T any] struct {
+	entry  Entry[T]
+	values map[string][]string // by index name
+}
 
-// Run feeds the view until ctx ends.
-func (v *View[T]) Run(ctx context.Context) error { panic("todo") }
+type viewChange[T any] struct {
+	old *Entry[T]
+	now Entry[T]
+}
+
+type waiter struct{}
+
+type expiring struct {
+	at  time.Time
+	key Key
+	rev uint64
+}
+
+// View starts a view of the ledger. It must be run with Run. The newest view of a ledger is
+// what Update starts from and what the ledger's own writes are applied to.
+func (l *Ledger[T]) View(cfg ViewConfig[T]) *View[T] {
+	v := &View[T]{
+		l: l, cfg: cfg,
+		items:   map[Key]*viewItem[T]{},
+		index:   map[string]*viewIndex[T]{},
+		ahead:   map[Key]uint64{},
+		waiters: map[Key]map[*waiter]func(){},
+		ready:   make(chan struct{}),
+		wake:    make(chan struct{}, 1),
+		maxAge:  l.cfg.MaxAge,
+		running: true, // changes that are applied before Run are told by Run
+	}
+	for name, f := range cfg.Indexes {
+		v.index[name] = newViewIndex(f)
+	}
+	l.view.Store(v)
+	return v
+}
 
 // Ready is closed when the view holds everything that the ledger held when Run began.
-func (v *View[T]) Ready() <-chan struct{} { panic("todo") }
+func (v *View[T]) Ready() <-chan struct{} { return v.ready }
+
+func (v *View[T]) setReady() { v.readyOnce.Do(func() { close(v.ready) }) }
 
 // Get returns the newest entry of key, and whether there is one (deleted entities are not).
-func (v *View[T]) Get(key Key) (Entry[T], bool) { panic("todo") }
+func (v *View[T]) Get(key Key) (Entry[T], bool) {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	if it := v.items[key]; it != nil {
+		return it.entry, true
+	}
+	return Entry[T]{}, false
+}
 
 // Len returns how many entries index holds under value.
-func (v *View[T]) Len(index, value string) int { panic("todo") }
+func (v *View[T]) Len(index, value string) int {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	if ix := v.index[index]; ix != nil {
+		return ix.len(value)
+	}
+	return 0
+}
 
 // List returns up to limit entries that index holds under value, newest first, older than the entry whose
 // Created is before (0: from the newest), for which keep (if not nil) answers true. It costs what it visits.
 func (v *View[T]) List(index, value string, before uint64, limit int, keep func(Entry[T]) bool) []Entry[T] {
-	panic("todo")
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	ix := v.index[index]
+	if ix == nil || limit <= 0 {
+		return nil
+	}
+	var list []Entry[T]
+	ix.descend(value, before, func(it *viewItem[T]) bool {
+		if keep == nil || keep(it.entry) {
+			list = append(list, it.entry)
+		}
+		return len(list) < limit
+	})
+	return list
 }
 
-// All calls f for every live entry, in no order, until f returns false.
-func (v *View[T]) All(f func(Entry[T]) bool) { panic("todo") }
+// All calls f for every live entry, in no order, until f returns false. f must not call the
+// view's methods.
+func (v *View[T]) All(f func(Entry[T]) bool) {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	for _, it := range v.items {
+		if !f(it.entry) {
+			return
+		}
+	}
+}
 
 // Wait returns the entry of key as soon as ok answers true for it, or ctx's error.
 func (v *View[T]) Wait(ctx context.Context, key Key, ok func(Entry[T]) bool) (Entry[T], error) {
-	panic("todo")
+	changed := make(chan struct{}, 1)
+	w := &waiter{}
+	v.mu.Lock()
+	if v.waiters[key] == nil {
+		v.waiters[key] = map[*waiter]func(){}
+	}
+	v.waiters[key][w] = func() {
+		select {
+		case changed <- struct{}{}:
+		default:
+		}
+	}
+	v.mu.Unlock()
+	defer func() {
+		v.mu.Lock()
+		delete(v.waiters[key], w)
+		if len(v.waiters[key]) == 0 {
+			delete(v.waiters, key)
+		}
+		v.mu.Unlock()
+	}()
+	for {
+		if e, found := v.Get(key); found && ok(e) {
+			return e, nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return Entry[T]{}, api.Errorf(api.CodeUnavailable, "wait for %s: %w", v.l.cfg.Noun, ctx.Err())
+		}
+	}
 }
 
 // Apply puts an entry that this process has just written into the view, if it is newer than what the view
 // holds, so that a process reads its own writes. OnChange is called as usual, once per revision.
-func (v *View[T]) Apply(e Entry[T]) { panic("todo") }
+// The ledger's own writes are applied already.
+func (v *View[T]) Apply(e Entry[T]) {
+	v.mu.Lock()
+	v.applyLocked(e, false)
+	told := len(v.changes) > 0
+	v.mu.Unlock()
+	if told {
+		select {
+		case v.wake <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// applyLocked takes a change into the view. fed says that it came from the consumer, which
+// brings all changes in order.
+func (v *View[T]) applyLocked(e Entry[T], fed bool) {
+	// What the consumer has passed is in the view, or was replaced or removed since.
+	if e.Rev <= v.seen {
+		return
+	}
+	gone := v.ahead[e.Key]
+	if fed {
+		v.seen = e.Rev
+		if gone != 0 && gone <= e.Rev {
+			delete(v.ahead, e.Key)
+		}
+	}
+	it := v.items[e.Key]
+	if gone >= e.Rev || (it != nil && it.entry.Rev >= e.Rev) {
+		return
+	}
+	if e.Deleted && !fed {
+		v.ahead[e.Key] = e.Rev
+	}
+
+	var old *Entry[T]
+	if it != nil {
+		before := it.entry
+		old = &before
+	}
+	switch {
+	case e.Deleted && it == nil:
+		return // of an entity that this view never saw
+	case e.Deleted:
+		v.removeLocked(it)
+	case it != nil && it.entry.Created != e.Created: // deleted and made again, unseen
+		v.removeLocked(it)
+		v.insertLocked(e)
+	case it != nil:
+		v.replaceLocked(it, e)
+	default:
+		v.insertLocked(e)
+	}
+	if v.maxAge > 0 && !e.Deleted {
+		v.expiry = append(v.expiry, expiring{at: e.At.Add(v.maxAge), key: e.Key, rev: e.Rev})
+	}
+	if v.cfg.OnChange != nil && v.running {
+		v.changes = append(v.changes, viewChange[T]{old: old, now: e})
+	}
+	for _, wake := range v.waiters[e.Key] {
+		wake()
+	}
+}
+
+func (v *View[T]) insertLocked(e Entry[T]) {
+	it := &viewItem[T]{entry: e}
+	v.items[e.Key] = it
+	if len(v.index) > 0 {
+		it.values = make(map[string][]string, len(v.index))
+	}
+	for name, ix := range v.index {
+		it.values[name] = ix.values(e)
+		ix.add(it, it.values[name])
+	}
+}
+
+func (v *View[T]) removeLocked(it *viewItem[T]) {
+	for name, ix := range v.index {
+		ix.remove(it, it.values[name])
+	}
+	delete(v.items, it.entry.Key)
+}
+
+// replaceLocked keeps the item in those index lists that the new entry stays in.
+func (v *View[T]) replaceLocked(it *viewItem[T], e Entry[T]) {
+	it.entry = e
+	for name, ix := range v.index {
+		it.values[name] = ix.move(it, it.values[name])
+	}
+}
+
+// expireLocked removes what the stream has dropped by age. It is no change: nobody made it.
+func (v *View[T]) expireLocked(now time.Time) {
+	n := 0
+	for ; n < len(v.expiry) && now.After(v.expiry[n].at); n++ {
+		x := v.expiry[n]
+		if it := v.items[x.key]; it != nil && it.entry.Rev == x.rev {
+			v.removeLocked(it)
+		}
+	}
+	if n > 0 {
+		v.expiry = append(v.expiry[:0:0], v.expiry[n:]...)
+	}
+}

@@ -1,0 +1,170 @@
+package bus
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+
+	"github.com/nats-io/nats.go"
+
+	"agentyard.dev/libs/api"
+)
+
+// stored is one message of a stream.
+type stored struct {
+	subject string
+	seq     uint64
+	header  nats.Header
+	data    []byte
+}
+
+// errNoMessage says that a direct get found nothing.
+var errNoMessage = errors.New("no message")
+
+const directPrefix = "$JS.API.DIRECT.GET."
+
+// getLast reads the newest message of subject; errNoMessage when there is none.
+func (c *Conn) getLast(ctx context.Context, stream, subject string) (stored, error) {
+	ctx, cancel := opContext(ctx)
+	defer cancel()
+	for n := 1; ; n++ {
+		m, err := c.getOnce(ctx, directPrefix+stream+"."+subject)
+		if err == nil || errors.Is(err, errNoMessage) {
+			return m, err
+		}
+		if perr := pause(ctx, n); perr != nil {
+			return stored{}, busError("read "+stream, errors.Join(perr, err))
+		}
+	}
+}
+
+func (c *Conn) getOnce(ctx context.Context, subject string) (stored, error) {
+	ctx, cancel := context.WithTimeout(ctx, attemptTimeout)
+	defer cancel()
+	r, err := c.nc.RequestMsgWithContext(ctx, &nats.Msg{Subject: subject})
+	if err != nil {
+		return stored{}, err
+	}
+	if err := directStatus(r); err != nil {
+		return stored{}, err
+	}
+	return parseStored(r)
+}
+
+// directStatus returns the error that a direct get's answer carries instead of a message.
+func directStatus(m *nats.Msg) error {
+	switch status := m.Header.Get(headerStatus); status {
+	case "", "204":
+		return nil
+	case "404":
+		return errNoMessage
+	case "503":
+		return nats.ErrNoResponders
+	default:
+		return fmt.Errorf("direct get: status %s %s", status, m.Header.Get("Description"))
+	}
+}
+
+func parseStored(m *nats.Msg) (stored, error) {
+	seq, err := strconv.ParseUint(m.Header.Get(headerSequence), 10, 64)
+	if err != nil {
+		return stored{}, fmt.Errorf("direct get: no sequence: %w", err)
+	}
+	return stored{subject: m.Header.Get(headerSubject), seq: seq, header: m.Header, data: m.Data}, nil
+}
+
+// batchRequest asks for up to Batch messages of NextFor (a subject, wildcards allowed) from
+// sequence Seq on.
+type batchRequest struct {
+	Seq      uint64 `json:"seq"`
+	NextFor  string `json:"next_by_subj"`
+	Batch    int    `json:"batch"`
+	MaxBytes int    `json:"max_bytes,omitempty"`
+}
+
+// maxReadBytes bounds the payload of one batched read.
+const maxReadBytes = 8 << 20
+
+// getBatch reads up to limit messages of subject with a sequence of at least from, in order,
+// and calls f for each. more says that others follow. When an attempt fails midway the next
+// one goes on behind what f has seen.
+func (c *Conn) getBatch(ctx context.Context, stream, subject string, from uint64, limit int, f func(stored) error) (more bool, err error) {
+	ctx, cancel := opContext(ctx)
+	defer cancel()
+	from = max(from, 1)
+	for n := 1; ; n++ {
+		got := 0
+		var stop error
+		pending, err := c.getBatchOnce(ctx, stream, batchRequest{Seq: from, NextFor: subject, Batch: limit, MaxBytes: maxReadBytes}, func(m stored) error {
+			got++
+			from = m.seq + 1
+			stop = f(m)
+			return stop
+		})
+		switch {
+		case err == nil:
+			return pending > 0, nil
+		case stop != nil:
+			return false, stop
+		case errors.Is(err, errNoMessage):
+			return false, nil
+		}
+		if limit -= got; limit <= 0 {
+			return true, nil // all that was asked for; whether others follow is not known
+		}
+		if perr := pause(ctx, n); perr != nil {
+			return false, busError("read "+stream, errors.Join(perr, err))
+		}
+	}
+}
+
+// getBatchOnce runs the multi-message protocol: one request, then messages, each with the
+// sequence of the one before it in Nats-Last-Sequence, then a 204 that says how many follow.
+func (c *Conn) getBatchOnce(ctx context.Context, stream string, req batchRequest, f func(stored) error) (pending uint64, err error) {
+	body, err := json.Marshal(req)
+	if err != nil {
+		return 0, err
+	}
+	inbox := c.nc.NewInbox()
+	sub, err := c.nc.SubscribeSync(inbox)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { _ = sub.Unsubscribe() }()
+	// The answer is bounded by the request.
+	if err := sub.SetPendingLimits(-1, -1); err != nil {
+		return 0, err
+	}
+	if err := c.nc.PublishRequest(directPrefix+stream, inbox, body); err != nil {
+		return 0, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, attemptTimeout)
+	defer cancel()
+	var last uint64
+	for {
+		m, err := sub.NextMsgWithContext(ctx)
+		if err != nil {
+			return 0, err
+		}
+		if err := directStatus(m); err != nil {
+			return 0, err
+		}
+		before, err := strconv.ParseUint(m.Header.Get(headerLastSequence), 10, 64)
+		if err != nil || before != last {
+			return 0, api.Errorf(api.CodeUnavailable, "direct get: a message of the answer is missing")
+		}
+		if m.Header.Get(headerStatus) == "204" {
+			return strconv.ParseUint(m.Header.Get(headerNumPending), 10, 64)
+		}
+		s, err := parseStored(m)
+		if err != nil {
+			return 0, err
+		}
+		last = s.seq
+		if err := f(s); err != nil {
+			return 0, err
+		}
+	}
+}

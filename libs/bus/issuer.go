@@ -1,0 +1,103 @@
+package bus
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+
+	"github.com/nats-io/jwt/v2"
+	"github.com/nats-io/nkeys"
+
+	"agentyard.dev/libs/api"
+)
+
+// SessionIssuer mints credentials of sessions only.
+type SessionIssuer struct {
+	key       nkeys.KeyPair
+	accountID string
+}
+
+// issuerForm is what Marshal writes.
+type issuerForm struct {
+	Account string `json:"account"` // public key
+	Seed    string `json:"seed"`
+}
+
+// SessionIssuer returns the part of the keyring that mints sessions' credentials.
+func (k *Keyring) SessionIssuer() *SessionIssuer {
+	return &SessionIssuer{key: k.roles[sessionRole], accountID: k.accountID}
+}
+
+// ParseSessionIssuer reads what Marshal wrote, for a sessions service that runs apart. It
+// fails with invalid.
+func ParseSessionIssuer(data []byte) (*SessionIssuer, error) {
+	var form issuerForm
+	if err := json.Unmarshal(data, &form); err != nil {
+		return nil, api.Errorf(api.CodeInvalid, "not a session issuer: %w", err)
+	}
+	if !nkeys.IsValidPublicAccountKey(form.Account) {
+		return nil, api.Invalid("/account", "is not an account's public key")
+	}
+	key, err := parseSeed(form.Seed, nkeys.PrefixByteAccount)
+	if err != nil {
+		return nil, api.Invalid("/seed", "is not an account key's seed")
+	}
+	return &SessionIssuer{key: key, accountID: form.Account}, nil
+}
+
+// Marshal returns the issuer's secret form.
+func (i *SessionIssuer) Marshal() []byte {
+	seed, err := i.key.Seed()
+	if err != nil {
+		panic(fmt.Sprintf("bus: session issuer without a seed: %v", err)) // both constructors parse one
+	}
+	data, err := json.Marshal(issuerForm{Account: i.accountID, Seed: string(seed)})
+	if err != nil {
+		panic(fmt.Sprintf("bus: encode session issuer: %v", err)) // two strings
+	}
+	return data
+}
+
+// Credentials mints the credentials of one session's runner. It fails with invalid unless
+// tenant is a valid name and session a valid session id.
+func (i *SessionIssuer) Credentials(tenant, session string) ([]byte, error) {
+	if !api.ValidName(tenant) {
+		return nil, api.Invalid("/tenant", "is not a valid name")
+	}
+	if !api.ValidID(api.KindSession, session) {
+		return nil, api.Invalid("/session", "is not a valid session id")
+	}
+	creds, err := mint(i.key, i.accountID, session, tenantTag+tenant)
+	if err != nil {
+		return nil, fmt.Errorf("mint session credentials: %w", err)
+	}
+	return creds, nil
+}
+
+// tenantTag begins the tag that only a session's credential has.
+const tenantTag = "tenant:"
+
+// credentialInbox returns the inbox prefix that a credential may subscribe to, and whether it
+// is a session's. It fails with invalid for what is not a credential.
+func credentialInbox(creds []byte) (prefix string, session bool, err error) {
+	token, err := jwt.ParseDecoratedJWT(creds)
+	if err != nil {
+		return "", false, api.Errorf(api.CodeInvalid, "credentials hold no user token: %w", err)
+	}
+	if _, err := jwt.ParseDecoratedUserNKey(creds); err != nil {
+		return "", false, api.Errorf(api.CodeInvalid, "credentials hold no user seed: %w", err)
+	}
+	claims, err := jwt.DecodeUserClaims(token)
+	if err != nil {
+		return "", false, api.Errorf(api.CodeInvalid, "credentials hold a bad user token: %w", err)
+	}
+	if err := checkToken("name", claims.Name); err != nil {
+		return "", false, api.Errorf(api.CodeInvalid, "credentials hold a bad user name: %w", err)
+	}
+	for _, tag := range claims.Tags {
+		if strings.HasPrefix(tag, tenantTag) {
+			return sessionInbox(claims.Name), true, nil
+		}
+	}
+	return serviceInbox(claims.Name), false, nil
+}
