@@ -222,6 +222,8 @@ type RunnerResumeResponse struct {
 	LastWriter string `json:"last_writer,omitempty"`
 	// DoneSeq is the sequence of the last user event whose turn ended.
 	DoneSeq uint64 `json:"done_seq"`
+	// InterruptSeq is the sequence of the last interrupt that took effect.
+	InterruptSeq uint64 `json:"interrupt_seq,omitempty"`
 	// AgentSession is the agent's own name for the conversation, to load it again.
 	AgentSession string `json:"agent_session,omitempty"`
 	// Conversation is the recent conversation, oldest first, for agents that cannot load one.
@@ -229,8 +231,10 @@ type RunnerResumeResponse struct {
 }
 
 // RunnerMark is the Raw of a runner's status events: what the next runner must know. The
-// newest one in the agent's side of the log answers DoneSeq and AgentSession.
+// newest one in the agent's side of the log answers the fields of RunnerResumeResponse of the
+// same names.
 type RunnerMark struct {
 	DoneSeq      uint64 `json:"done_seq,omitempty"`
+	InterruptSeq uint64 `json:"interrupt_seq,omitempty"`
 	AgentSession string `json:"agent_session,omitempty"`
 }
