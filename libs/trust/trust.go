@@ -215,3 +215,11 @@ func (s *Store) learn(r Revocation, until time.Time) {
 
 // Apply puts a revocation that this process has just written in force, without waiting for it to come back.
 func (s *Store) Apply(e bus.Entry[Revocation]) { s.revoked.Apply(e) }
+
+// Revocation returns what the store knows to be revoked under kind and id.
+func (s *Store) Revocation(kind, id string) (Revocation, bool) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	r, ok := s.revocations[kind+"-"+id]
+	return r.Revocation, ok
+}
