@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -34,6 +35,9 @@ func runInit(cfg config) int {
 	}
 	if cfg.Probe == probeSetup {
 		return 0
+	}
+	if isTerminal(0) {
+		releaseTerminal()
 	}
 	signals := make(chan os.Signal, 16)
 	signal.Notify(signals, forwarded...)
@@ -130,7 +134,6 @@ func startAgent(cfg config) (int, error) {
 	switchUID := cfg.has(UID) && os.Geteuid() == 0
 	sys := &syscall.SysProcAttr{Setsid: true}
 	if isTerminal(0) {
-		releaseTerminal()
 		sys.Setctty, sys.Ctty = true, 0
 	}
 	if switchUID {
@@ -222,11 +225,18 @@ func isTerminal(fd int) bool {
 }
 
 // releaseTerminal gives up the controlling terminal, so that the agent can take it. Doing so hangs up the
-// foreground process group, which is init's own.
+// foreground process group, which is init's own: that signal is caught here.
 func releaseTerminal() {
-	signal.Ignore(syscall.SIGHUP)
-	_ = unix.IoctlSetInt(0, unix.TIOCNOTTY, 0)
-	signal.Reset(syscall.SIGHUP)
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP)
+	defer signal.Stop(hup)
+	if unix.IoctlSetInt(0, unix.TIOCNOTTY, 0) != nil {
+		return // it was not the controlling terminal
+	}
+	select {
+	case <-hup:
+	case <-time.After(time.Second): // it has been sent by now; only this process's own delivery remains
+	}
 }
 
 // giveStreams lets the agent open its own standard streams again (/dev/stdin, /dev/stderr) when they are pipes

@@ -13,9 +13,13 @@ const killRounds = 100
 // killDescendants kills every process below root, itself spared, until there are none. It is how a sandbox ends where there is
 // no pid namespace: root is a subreaper, so that detached processes stay below it.
 func killDescendants(root int) {
+	empty := 0
 	for range killRounds {
 		pids := descendants(root)
-		if len(pids) == 0 {
+		if len(pids) > 0 {
+			empty = 0
+		} else if empty++; empty == 2 {
+			// Once is not enough: a parent that died while the list was read hid its children, which root has inherited by now.
 			return
 		}
 		for _, pid := range pids {
