@@ -35,20 +35,13 @@ func (l *Ledger[T]) write(ctx context.Context, subject string, old Entry[T], met
 		h[headerCreated] = []string{strconv.FormatUint(old.Created, 10)}
 	}
 	m := &nats.Msg{Subject: subject, Header: h, Data: data}
-	seq, err := l.c.conditional(ctx, m, old.Rev, func(ctx context.Context) (uint64, bool, error) {
-		var next stored
-		_, err := l.c.getBatch(ctx, l.stream, subject, old.Rev+1, 1, func(m stored) error {
-			next = m
-			return nil
-		})
-		return next.seq, next.header.Get(headerWrite) == id, err
-	})
+	ack, err := l.c.conditional(ctx, m, old.Rev, l.c.written(l.stream, subject, old.Rev, id))
 	if err != nil {
 		return Entry[T]{}, err
 	}
-	e.Rev, e.Created = seq, old.Created
+	e.Rev, e.Created = ack.Seq, old.Created
 	if fresh {
-		e.Created = seq
+		e.Created = ack.Seq
 	}
 	if v := l.view.Load(); v != nil {
 		v.Apply(e)

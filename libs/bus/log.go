@@ -2,7 +2,16 @@ package bus
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"sync/atomic"
 	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nuid"
 
 	"agentyard.dev/libs/api"
 )
@@ -10,7 +19,14 @@ import (
 // Log is the LOG stream: the events of all sessions. A session has two subjects, one per writer (api.LogSubject);
 // their common order is the stream's, and an event's Seq is its stream sequence. New entries are republished
 // under api.LivePrefix.
-type Log struct{}
+//
+// Every entry is written on the condition of the subject's last sequence, which stays in its
+// header: so a reader can tell that the entry before it is no longer kept.
+type Log struct {
+	c      *Conn
+	writer string
+	writes atomic.Uint64
+}
 
 // LogConfig bounds the log.
 type LogConfig struct {
@@ -20,85 +36,159 @@ type LogConfig struct {
 	MaxPerSession int64
 }
 
-// OpenLog makes or updates the stream (sessions service).
-func OpenLog(ctx context.Context, c *Conn, cfg LogConfig) (*Log, error) { panic("todo") }
+const (
+	defaultMaxPerSession = 1_000_000
+	// dedupWindow is how long a repeated user event is recognised.
+	dedupWindow = 24 * time.Hour
+	maxRead     = 1000
+)
+
+// OpenLog makes or updates the stream (sessions service). It waits for the bus until ctx ends.
+func OpenLog(ctx context.Context, c *Conn, cfg LogConfig) (*Log, error) {
+	if cfg.MaxPerSession == 0 {
+		cfg.MaxPerSession = defaultMaxPerSession
+	}
+	window := dedupWindow
+	if cfg.MaxAge > 0 {
+		window = min(window, cfg.MaxAge)
+	}
+	err := c.openStream(ctx, jetstream.StreamConfig{
+		Name:               logStream,
+		Subjects:           []string{api.LogPrefix + "*.*.*"},
+		Storage:            jetstream.FileStorage,
+		Replicas:           max(cfg.Replicas, 1),
+		MaxAge:             cfg.MaxAge,
+		MaxMsgsPerSubject:  cfg.MaxPerSession,
+		Duplicates:         window,
+		AllowDirect:        true,
+		AllowAtomicPublish: true,
+		DenyDelete:         true,
+		RePublish:          &jetstream.RePublish{Source: api.LogPrefix + ">", Destination: api.LivePrefix + ">"},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("open log: %w", err)
+	}
+	return ReadLog(c), nil
+}
 
 // ReadLog returns the log without touching the stream's configuration (gateway).
-func ReadLog(c *Conn) *Log { panic("todo") }
+func ReadLog(c *Conn) *Log { return &Log{c: c, writer: nuid.Next()} }
 
 // AppendUser appends an event on the user's side and returns its sequence. An event with the same non-empty dedupID
 // within 24 h is not written again: the first one's sequence is returned with duplicate set.
 func (l *Log) AppendUser(ctx context.Context, tenant, session, dedupID string, ev api.Event) (seq uint64, duplicate bool, err error) {
-	panic("todo")
-}
-
-// Read returns up to limit events (≤ 1000) of the session after sequence after, in order. writer "" means both. An event is
-// returned with its Seq and Session set. When the oldest kept event shows that some after `after` aged out, the first
-// returned event is an api.EventGap with From and To. more says that others follow.
-func (l *Log) Read(ctx context.Context, tenant, session string, writer api.LogWriter, after uint64, limit int) (evs []api.Event, more bool, err error) {
-	panic("todo")
+	if err := checkTokens(tenant, session); err != nil {
+		return 0, false, err
+	}
+	data, err := encodeEvent(ev)
+	if err != nil {
+		return 0, false, err
+	}
+	ctx, cancel := opContext(ctx)
+	defer cancel()
+	subject := api.LogSubject(tenant, session, api.WriterUser)
+	id := l.writer + ":" + strconv.FormatUint(l.writes.Add(1), 10)
+	m := &nats.Msg{Subject: subject, Data: data, Header: nats.Header{headerWrite: {id}}}
+	if dedupID != "" {
+		m.Header[headerMsgID] = []string{tenant + "." + session + "." + dedupID}
+	}
+	for n := 1; ; n++ {
+		last, err := l.c.getLast(ctx, logStream, subject)
+		if err != nil && !errors.Is(err, errNoMessage) {
+			return 0, false, fmt.Errorf("append to log: %w", err)
+		}
+		ack, err := l.c.conditional(ctx, m, last.seq, l.c.written(logStream, subject, last.seq, id))
+		if err == nil {
+			return ack.Seq, ack.Duplicate, nil
+		}
+		if !errors.Is(err, errWrongSequence) {
+			return 0, false, fmt.Errorf("append to log: %w", err)
+		}
+		if n > 1 {
+			if err := pause(ctx, min(n, 3)); err != nil {
+				return 0, false, busError("append to log", err)
+			}
+		}
+	}
 }
 
 // Last returns the newest event of one writer; not_found when there is none.
 func (l *Log) Last(ctx context.Context, tenant, session string, writer api.LogWriter) (api.Event, error) {
-	panic("todo")
+	m, err := l.last(ctx, tenant, session, writer)
+	if err != nil {
+		return api.Event{}, err
+	}
+	return decodeEvent(session, m), nil
+}
+
+// Position returns the sequence of the newest entry on the agent's side and its Yard-Writer
+// header: what an Appender asks for after its connection was away. Without an entry both are zero.
+func (l *Log) Position(ctx context.Context, tenant, session string) (seq uint64, writer string, err error) {
+	m, err := l.last(ctx, tenant, session, api.WriterAgent)
+	if api.CodeOf(err) == api.CodeNotFound {
+		return 0, "", nil
+	}
+	if err != nil {
+		return 0, "", err
+	}
+	return m.seq, m.header.Get(headerWriter), nil
+}
+
+func (l *Log) last(ctx context.Context, tenant, session string, writer api.LogWriter) (stored, error) {
+	if err := checkTokens(tenant, session); err != nil {
+		return stored{}, err
+	}
+	if err := checkToken("writer", string(writer)); err != nil {
+		return stored{}, err
+	}
+	m, err := l.c.getLast(ctx, logStream, api.LogSubject(tenant, session, writer))
+	if errors.Is(err, errNoMessage) {
+		return stored{}, api.Errorf(api.CodeNotFound, "session %s has no events", session)
+	}
+	if err != nil {
+		return stored{}, fmt.Errorf("read log: %w", err)
+	}
+	return m, nil
 }
 
 // Purge erases a session's events.
-func (l *Log) Purge(ctx context.Context, tenant, session string) error { panic("todo") }
-
-// Follow calls f for every event of the session after sequence after, in order, without gap or duplicate, across
-// reconnects, until ctx ends or f returns an error, which Follow returns. It catches up with Read, then follows the live subject, and catches up
-// again when the live stream shows a gap (a Nats-Last-Sequence that it has not seen, per subject), a drop or a reconnect. atHead, if not nil, is called once when the first catch-up
-// is complete. It holds at most a small bounded number of events in memory: a slow f makes Follow fall back to reading.
-func (l *Log) Follow(ctx context.Context, tenant, session string, after uint64, f func(api.Event) error, atHead func()) error {
-	panic("todo")
+func (l *Log) Purge(ctx context.Context, tenant, session string) error {
+	if err := checkTokens(tenant, session); err != nil {
+		return err
+	}
+	return l.c.purge(ctx, logStream, api.LogPrefix+tenant+"."+session+".*", 0)
 }
 
-// Hub shares Follow's live subscriptions: however many clients of one process follow a session, it holds one
-// subscription to that session. It decodes (and, for SSE, encodes) an event once.
-type Hub struct{}
-
-// NewHub returns a hub over the log.
-func NewHub(l *Log) *Hub { panic("todo") }
-
-// Follow is Log.Follow through the hub.
-func (h *Hub) Follow(ctx context.Context, tenant, session string, after uint64, f func(*HubEvent) error, atHead func()) error {
-	panic("todo")
+// encodeEvent returns an event as the log keeps it: its sequence and session are where it is
+// kept, not in it.
+func encodeEvent(ev api.Event) ([]byte, error) {
+	ev.Seq, ev.Session = 0, ""
+	if ev.At.IsZero() {
+		ev.At = time.Now().UTC()
+	}
+	data, err := json.Marshal(ev)
+	if err != nil {
+		return nil, api.Errorf(api.CodeInvalid, "event cannot be encoded: %w", err)
+	}
+	if len(data) > maxEvent {
+		return nil, api.Errorf(api.CodeInvalid, "event is larger than %d bytes", maxEvent)
+	}
+	return data, nil
 }
 
-// HubEvent is an event with its JSON form, made once and shared: do not modify either.
-type HubEvent struct {
-	api.Event
-	JSON []byte
+// maxEvent bounds an event's JSON; headers need some room besides.
+const maxEvent = sessionMaxPayload - 4096
+
+// decodeEvent returns the event that a message holds. What cannot be read becomes an error
+// event in its place, so that a reader goes on.
+func decodeEvent(session string, m stored) api.Event {
+	var ev api.Event
+	if err := json.Unmarshal(m.data, &ev); err != nil {
+		ev = api.Event{Type: api.EventError, Code: api.CodeInternal, Detail: "this entry of the log cannot be read"}
+	}
+	ev.Seq, ev.Session = m.seq, session
+	if ev.At.IsZero() {
+		ev.At, _ = time.Parse(time.RFC3339Nano, m.header.Get(headerTimeStamp))
+	}
+	return ev
 }
-
-// Appender is the agent's side of one session's log: a single writer, fenced, that retries until its events are
-// kept exactly once, in order.
-//
-// Appends made while a commit is in flight are grouped and committed together (JetStream's atomic batch
-// publish, ≤ 1000 per batch; a lone event is published plainly), each on the condition that the subject's last sequence is the one that this
-// writer wrote. So a second writer makes the first fail with ErrSuperseded. When a commit's fate is unknown (the bus
-// went away), the appender asks again with the same condition: the batch was kept exactly if the condition now fails and the last
-// entry is its own (header Yard-Writer: <writer id>:<n>), which a published copy with the same condition would also tell. The runner has no JetStream API permission,
-// so the position is asked by the function that NewAppender is given.
-type Appender struct{}
-
-// NewAppender returns an appender whose first append expects the subject's last sequence to be last.
-// position asks for the subject's last sequence and the Yard-Writer header of that entry (the runner asks the sessions service).
-func NewAppender(c *Conn, tenant, session string, last uint64, position func(context.Context) (seq uint64, writer string, err error)) *Appender {
-	panic("todo")
-}
-
-// Append queues events that are committed in one atomic batch (a turn's last message and its end); it blocks while the queue (bounded in count and bytes) is full and returns ErrSuperseded or ctx's error. The events are
-// on their way, not yet kept.
-func (a *Appender) Append(ctx context.Context, evs ...api.Event) error { panic("todo") }
-
-// Flush returns when all that was queued before is kept.
-func (a *Appender) Flush(ctx context.Context) error { panic("todo") }
-
-// Run commits what is queued until ctx ends (after a last bounded try to commit what is left) or the appender is superseded.
-func (a *Appender) Run(ctx context.Context) error { panic("todo") }
-
-// ErrSuperseded says that another runner writes this session's log now.
-var ErrSuperseded = api.Errorf(api.CodeConflict, "another runner writes this session's log now")

@@ -23,7 +23,7 @@ const (
 // ownedNouns are the ledgers that each service writes.
 var ownedNouns = map[string][]string{
 	"gateway":   {"idempotency", "tickets"},
-	"auth":      {"tenants", "users", "keys", "audit", "jwks", "revoked", "signers"},
+	"auth":      {"tenants", "users", "keys", "audit", "jwks", "revoked", "signers", "lastused"},
 	"sessions":  {"sessions", "profiles"},
 	"scheduler": {"tasks", "schedules", "queues"},
 	"tcagent":   {"policies", "plans"},

@@ -31,6 +31,9 @@ const (
 	headerNumPending   = "Nats-Num-Pending"
 	headerTimeStamp    = "Nats-Time-Stamp"
 	headerStatus       = "Status"
+	headerBatchID      = "Nats-Batch-Id"
+	headerBatchSeq     = "Nats-Batch-Sequence"
+	headerBatchCommit  = "Nats-Batch-Commit"
 
 	errWrongLastSequence         = jetstream.ErrorCode(10071)
 	errWrongLastSequenceConstant = jetstream.ErrorCode(10164)
@@ -116,7 +119,7 @@ func ackError(e *jetstream.APIError) error {
 // until its fate is known or ctx ends. mine asks whether the message that follows expected on
 // the subject is this very write, and its sequence; it is called when the condition fails after
 // a try of unknown fate. errWrongSequence says that another writer was faster.
-func (c *Conn) conditional(ctx context.Context, m *nats.Msg, expected uint64, mine func(context.Context) (seq uint64, is bool, err error)) (uint64, error) {
+func (c *Conn) conditional(ctx context.Context, m *nats.Msg, expected uint64, mine func(context.Context) (seq uint64, is bool, err error)) (pubAck, error) {
 	ctx, cancel := opContext(ctx)
 	defer cancel()
 	m.Header.Set(headerExpectedLast, strconv.FormatUint(expected, 10))
@@ -124,30 +127,42 @@ func (c *Conn) conditional(ctx context.Context, m *nats.Msg, expected uint64, mi
 	for n := 1; ; n++ {
 		ack, err := c.publishOnce(ctx, m)
 		if err == nil {
-			return ack.Seq, nil
+			return ack, nil
 		}
 		var refused *api.Error
 		switch {
 		case errors.Is(err, errWrongSequence):
 			if !unknown {
-				return 0, errWrongSequence
+				return pubAck{}, errWrongSequence
 			}
 			seq, is, err := mine(ctx)
 			if err == nil && is {
-				return seq, nil
+				return pubAck{Seq: seq}, nil
 			}
 			if err == nil {
-				return 0, errWrongSequence
+				return pubAck{}, errWrongSequence
 			}
 		case errors.As(err, &refused):
-			return 0, refused
+			return pubAck{}, refused
 		case errors.Is(err, nats.ErrNoResponders):
 			// Nobody serves the stream right now: certainly not written by this try.
 		default:
 			unknown = true
 		}
 		if perr := pause(ctx, n); perr != nil {
-			return 0, busError("publish", errors.Join(perr, err))
+			return pubAck{}, busError("publish", errors.Join(perr, err))
 		}
+	}
+}
+
+// written answers whether the message that follows expected on subject is the write called id.
+func (c *Conn) written(stream, subject string, expected uint64, id string) func(context.Context) (uint64, bool, error) {
+	return func(ctx context.Context) (uint64, bool, error) {
+		var next stored
+		_, err := c.getBatch(ctx, stream, subject, expected+1, 1, func(m stored) error {
+			next = m
+			return nil
+		})
+		return next.seq, next.header.Get(headerWrite) == id, err
 	}
 }

@@ -1,0 +1,157 @@
+package bus
+
+import (
+	"context"
+
+	"agentyard.dev/libs/api"
+)
+
+// followPage is how many events a follower reads at a time while it catches up.
+const followPage = 500
+
+// Follow calls f for every event of the session after sequence after, in order, without gap or duplicate, across
+// reconnects, until ctx ends or f returns an error, which Follow returns. It catches up with Read, then follows the live subject, and catches up
+// again when the live stream shows a gap (a Nats-Last-Sequence that it has not seen, per subject), a drop or a reconnect. atHead, if not nil, is called once when the first catch-up
+// is complete. It holds at most a small bounded number of events in memory: a slow f makes Follow fall back to reading.
+func (l *Log) Follow(ctx context.Context, tenant, session string, after uint64, f func(api.Event) error, atHead func()) error {
+	h := NewHub(l)
+	h.plain = true
+	return h.Follow(ctx, tenant, session, after, func(ev *HubEvent) error { return f(ev.Event) }, atHead)
+}
+
+// FollowUser is Log.Follow of the user's side for a session's runner, whose credential can
+// follow that side live but cannot read the stream: read asks the sessions service instead.
+func FollowUser(ctx context.Context, c *Conn, tenant, session string, after uint64,
+	read func(ctx context.Context, after uint64, limit int) (evs []api.Event, more bool, err error),
+	f func(api.Event) error, atHead func(),
+) error {
+	h := newHub(c, api.WriterUser, func(ctx context.Context, _, _ string, after uint64, limit int) ([]api.Event, bool, error) {
+		return read(ctx, after, limit)
+	})
+	h.plain = true
+	return h.Follow(ctx, tenant, session, after, func(ev *HubEvent) error { return f(ev.Event) }, atHead)
+}
+
+// Follow is Log.Follow through the hub.
+func (h *Hub) Follow(ctx context.Context, tenant, session string, after uint64, f func(*HubEvent) error, atHead func()) error {
+	if err := checkTokens(tenant, session); err != nil {
+		return err
+	}
+	w := &follower{h: h, tenant: tenant, session: session, ring: newRing(), pos: after, f: f, atHead: atHead}
+	name := topicName{tenant, session}
+	for n := 1; ; n++ {
+		t, err := h.join(ctx, name, w.ring)
+		if err == nil {
+			defer h.leave(name, t, w.ring)
+			return w.run(ctx)
+		}
+		if err := pause(ctx, n); err != nil {
+			return err
+		}
+	}
+}
+
+// follower is one call of Follow.
+type follower struct {
+	h               *Hub
+	tenant, session string
+	ring            *ring
+	f               func(*HubEvent) error
+	atHead          func()
+
+	pos   uint64            // all up to here was delivered
+	seen  map[string]uint64 // by subject: its last entry that was delivered live since pos was read
+	gapTo uint64            // the end of the last gap that was told
+}
+
+func (w *follower) run(ctx context.Context) error {
+	for {
+		if err := w.catchUp(ctx); err != nil {
+			return err
+		}
+		if w.atHead != nil {
+			w.atHead()
+			w.atHead = nil
+		}
+		if err := w.live(ctx); err != nil {
+			return err
+		}
+	}
+}
+
+// catchUp reads until the head of the log.
+func (w *follower) catchUp(ctx context.Context) error {
+	w.seen = nil
+	for n := 1; ; n++ {
+		evs, more, err := w.h.read(ctx, w.tenant, w.session, w.pos, followPage)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err != nil { // the bus is away: it will be back
+			if api.CodeOf(err) == api.CodeInvalid || api.CodeOf(err) == api.CodeDenied || api.CodeOf(err) == api.CodeNotFound {
+				return err
+			}
+			if err := pause(ctx, n); err != nil {
+				return err
+			}
+			continue
+		}
+		n = 0
+		for _, ev := range evs {
+			if err := w.deliverRead(ev); err != nil {
+				return err
+			}
+		}
+		if !more {
+			return nil
+		}
+	}
+}
+
+func (w *follower) deliverRead(ev api.Event) error {
+	if ev.Type == api.EventGap && ev.Seq <= w.pos {
+		if ev.To <= w.gapTo {
+			return nil
+		}
+		w.gapTo = ev.To
+		return w.f(w.h.encode(&HubEvent{Event: ev}))
+	}
+	if ev.Seq <= w.pos {
+		return nil
+	}
+	if err := w.f(w.h.encode(&HubEvent{Event: ev})); err != nil {
+		return err
+	}
+	w.pos = ev.Seq
+	return nil
+}
+
+// live delivers what comes until something is missing.
+func (w *follower) live(ctx context.Context) error {
+	read := w.pos // everything up to here was seen, on both subjects
+	w.seen = map[string]uint64{}
+	for {
+		evs, dropped, err := w.ring.take(ctx)
+		if err != nil {
+			return err
+		}
+		for _, ev := range evs {
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			if ev.Seq <= w.pos {
+				continue // read already
+			}
+			if ev.before > max(read, w.seen[ev.subject]) {
+				return nil // an entry of this subject is missing: read it
+			}
+			if err := w.f(ev); err != nil {
+				return err
+			}
+			w.pos, w.seen[ev.subject] = ev.Seq, ev.Seq
+		}
+		if dropped {
+			return nil
+		}
+	}
+}

@@ -1,0 +1,227 @@
+package bus
+
+import (
+	"context"
+	"encoding/json"
+	"strconv"
+	"strings"
+	"sync"
+
+	"agentyard.dev/libs/api"
+)
+
+// Hub shares Follow's live subscriptions: however many clients of one process follow a session, it holds one
+// subscription to that session. It decodes (and, for SSE, encodes) an event once.
+type Hub struct {
+	c      *Conn
+	plain  bool // HubEvent.JSON is not wanted
+	read   readFunc
+	writer api.LogWriter // "" for both
+
+	mu     sync.Mutex
+	topics map[topicName]*topic
+}
+
+// readFunc is Log.Read of one writer's or both sides.
+type readFunc func(ctx context.Context, tenant, session string, after uint64, limit int) ([]api.Event, bool, error)
+
+type topicName struct{ tenant, session string }
+
+// NewHub returns a hub over the log.
+func NewHub(l *Log) *Hub {
+	return newHub(l.c, "", func(ctx context.Context, tenant, session string, after uint64, limit int) ([]api.Event, bool, error) {
+		return l.Read(ctx, tenant, session, "", after, limit)
+	})
+}
+
+func newHub(c *Conn, writer api.LogWriter, read readFunc) *Hub {
+	return &Hub{c: c, read: read, writer: writer, topics: map[topicName]*topic{}}
+}
+
+// HubEvent is an event with its JSON form, made once and shared: do not modify either.
+type HubEvent struct {
+	api.Event
+	JSON []byte
+
+	subject string // of the log
+	before  uint64 // the sequence before it on subject
+}
+
+// topic is one followed session: a subscription and the rings that it fills.
+type topic struct {
+	ready  chan struct{} // closed when the subscription is confirmed or has failed
+	err    error
+	cancel context.CancelFunc
+
+	mu    sync.Mutex
+	rings map[*ring]struct{}
+}
+
+// join adds r to the topic of a session, which it makes if r is the first.
+func (h *Hub) join(ctx context.Context, name topicName, r *ring) (*topic, error) {
+	h.mu.Lock()
+	t := h.topics[name]
+	first := t == nil
+	var tctx context.Context
+	if first {
+		t = &topic{ready: make(chan struct{}), rings: map[*ring]struct{}{}}
+		tctx, t.cancel = context.WithCancel(context.Background()) // ended by the last to leave
+		h.topics[name] = t
+	}
+	t.mu.Lock()
+	t.rings[r] = struct{}{}
+	t.mu.Unlock()
+	h.mu.Unlock()
+
+	if first {
+		t.err = h.c.Subscribe(tctx, api.LiveSubject(name.tenant, name.session, h.writer), func(_ string, header Header, data []byte) {
+			t.publish(h.event(name.session, header, data))
+		}, t.drop)
+		close(t.ready)
+	}
+	select {
+	case <-t.ready:
+		if t.err != nil {
+			h.leave(name, t, r)
+			return nil, t.err
+		}
+		return t, nil
+	case <-ctx.Done():
+		h.leave(name, t, r)
+		return nil, ctx.Err()
+	}
+}
+
+// leave takes r out of t and ends t's subscription when nobody is left. A failed topic is
+// forgotten at once, so that the next to join tries anew.
+func (h *Hub) leave(name topicName, t *topic, r *ring) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	t.mu.Lock()
+	delete(t.rings, r)
+	left := len(t.rings)
+	t.mu.Unlock()
+	failed := false
+	select {
+	case <-t.ready:
+		failed = t.err != nil
+	default:
+	}
+	if left == 0 || failed {
+		t.cancel()
+		if h.topics[name] == t {
+			delete(h.topics, name)
+		}
+	}
+}
+
+// event decodes a live message; nil when it is not one of the log's.
+func (h *Hub) event(session string, header Header, data []byte) *HubEvent {
+	seq, err := strconv.ParseUint(header.Get(headerSequence), 10, 64)
+	if err != nil {
+		return nil
+	}
+	before, err := strconv.ParseUint(header.Get(headerLastSequence), 10, 64)
+	if err != nil {
+		return nil
+	}
+	subject := header.Get(headerSubject)
+	return h.encode(&HubEvent{
+		Event:   decodeEvent(session, stored{subject: subject, seq: seq, header: header, data: data}),
+		subject: strings.Clone(subject),
+		before:  before,
+	})
+}
+
+func (h *Hub) encode(ev *HubEvent) *HubEvent {
+	if h.plain {
+		return ev
+	}
+	var err error
+	if ev.JSON, err = json.Marshal(ev.Event); err != nil {
+		// What was decoded from JSON can be encoded; but a Raw that is not JSON cannot.
+		ev.Raw = nil
+		ev.JSON, _ = json.Marshal(ev.Event)
+	}
+	return ev
+}
+
+func (t *topic) publish(ev *HubEvent) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for r := range t.rings {
+		if ev == nil {
+			r.drop()
+		} else {
+			r.push(ev)
+		}
+	}
+}
+
+// drop tells every follower that live events may be missing.
+func (t *topic) drop() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for r := range t.rings {
+		r.drop()
+	}
+}
+
+// ringSize is how many live events wait for one follower; with more it reads the log instead.
+const ringSize = 128
+
+// ring is a follower's bounded queue. It shares the events with other rings, and is empty, of
+// no size, while its follower keeps up.
+type ring struct {
+	mu      sync.Mutex
+	events  []*HubEvent
+	dropped bool
+	wake    chan struct{}
+}
+
+func newRing() *ring { return &ring{wake: make(chan struct{}, 1)} }
+
+func (r *ring) push(ev *HubEvent) {
+	r.mu.Lock()
+	switch {
+	case r.dropped: // the follower reads it from the log
+	case len(r.events) == ringSize:
+		r.dropped, r.events = true, nil
+	default:
+		r.events = append(r.events, ev)
+	}
+	r.mu.Unlock()
+	r.signal()
+}
+
+func (r *ring) drop() {
+	r.mu.Lock()
+	r.dropped, r.events = true, nil
+	r.mu.Unlock()
+	r.signal()
+}
+
+func (r *ring) signal() {
+	select {
+	case r.wake <- struct{}{}:
+	default:
+	}
+}
+
+// take waits for events. dropped says that some are missing, which the log has now.
+func (r *ring) take(ctx context.Context) (evs []*HubEvent, dropped bool, err error) {
+	for {
+		r.mu.Lock()
+		evs, dropped = r.events, r.dropped
+		r.events, r.dropped = nil, false
+		r.mu.Unlock()
+		if len(evs) > 0 || dropped {
+			return evs, dropped, nil
+		}
+		select {
+		case <-r.wake:
+		case <-ctx.Done():
+			return nil, false, ctx.Err()
+		}
+	}
+}
