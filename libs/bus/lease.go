@@ -93,12 +93,19 @@ func (l *Lease) Run(ctx context.Context, lead func(ctx context.Context, fence ui
 		if err == nil && fence != 0 {
 			l.hold(ctx, fence, until, lead)
 			w = watched{}
+			if pause(ctx, 1) != nil { // a lead that returns at once must not spin
+				break
+			}
 			continue
+		}
+		wait := l.cfg.TTL / 3
+		if w.rev != 0 { // look again when what was seen runs out
+			wait = min(wait, max(time.Until(w.since.Add(l.cfg.TTL)), time.Millisecond))
 		}
 		select {
 		case <-ctx.Done():
 		case <-changed:
-		case <-time.After(l.cfg.TTL / 3):
+		case <-time.After(wait):
 		}
 	}
 	return nil
