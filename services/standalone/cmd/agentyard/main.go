@@ -1,0 +1,22 @@
+// Command agentyard is the whole of agentyard in one binary:
+//
+//	 agentyard up ─▶ gateway · auth · sessions · scheduler · tcagent ─▶ embedded bus
+//	                               │ starts this binary again as
+//	                               ├─▶ agentyard runner      one for each session
+//	                               ├─▶ agentyard sandbox     process 1 of the agent's namespaces
+//	                               └─▶ agentyard demo-agent  the agent that needs no account
+//	agentyard session, profile, keys, … ─HTTP─▶ a yard, here or elsewhere
+package main
+
+import (
+	"context"
+	"os"
+
+	"agentyard.dev/services/sessions/sandbox"
+	"agentyard.dev/services/standalone/cli"
+)
+
+func main() {
+	sandbox.MaybeInit()
+	os.Exit(cli.Main(context.Background(), os.Args[1:], cli.Env{In: os.Stdin, Out: os.Stdout, Err: os.Stderr, Getenv: os.Getenv}))
+}
