@@ -19,12 +19,6 @@ import (
 // The capabilities that init needs to make the sandbox inside its namespaces. The agent gets none of them.
 var initCapabilities = []uintptr{unix.CAP_SYS_ADMIN, unix.CAP_SETPCAP, unix.CAP_SETUID, unix.CAP_SETGID}
 
-// RunnerCapabilities are the ambient capabilities with which a runner that is not root may make sandboxes
-// without user namespaces.
-func RunnerCapabilities() []uintptr {
-	return append(slices.Clone(initCapabilities), unix.CAP_CHOWN, unix.CAP_KILL)
-}
-
 // Command returns a command that runs argv in a sandbox, in the working directory dir, with the environment env and
 // no other. The caller may set standard streams (pipes or a terminal; with a terminal the agent becomes the leader of its session)
 // and must Start it from a goroutine that is not locked to a thread which may end, for the sandbox ends with the thread that started it.

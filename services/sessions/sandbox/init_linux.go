@@ -26,9 +26,6 @@ const (
 func runInit(cfg config) int {
 	// Privileges belong to threads: this goroutine keeps the thread on which it drops them until it has forked.
 	runtime.LockOSThread()
-	if cfg.Probe == probeReport {
-		return printProbe()
-	}
 	if err := setup(cfg); err != nil {
 		fmt.Fprintf(os.Stderr, "sandbox: %v\n", err)
 		return exitSetup

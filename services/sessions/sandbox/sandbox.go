@@ -88,7 +88,7 @@ type config struct {
 	launch.Sandbox
 	Work  string   `json:"work,omitempty"` // the agent's working directory
 	Argv  []string `json:"argv,omitempty"`
-	Probe string   `json:"probe,omitempty"` // "setup": end with success instead of starting an agent; "report": print Probe
+	Probe string   `json:"probe,omitempty"` // "setup": end with success instead of starting an agent
 	// MapUID and MapGID are the caller's ids, which mean the same inside the user namespace.
 	MapUID int `json:"map_uid,omitempty"`
 	MapGID int `json:"map_gid,omitempty"`

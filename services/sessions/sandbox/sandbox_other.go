@@ -25,9 +25,6 @@ func runInit(config) int {
 	return 2
 }
 
-// RunnerCapabilities are the ambient capabilities of a runner; there are none here.
-func RunnerCapabilities() []uintptr { return nil }
-
 // Command returns a command that runs argv as the leader of a session of its own, in the working directory dir, with the
 // environment env and no other. It refuses a spec that asks for isolation.
 func Command(spec launch.Sandbox, dir string, argv, env []string) (*exec.Cmd, error) {
