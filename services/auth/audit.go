@@ -74,7 +74,7 @@ func (a *audit) write(ctx context.Context, rec api.AuditRecord) {
 		rec.Detail = strings.ToValidUTF8(rec.Detail[:maxDetail], "")
 	}
 	key := bus.Key{Tenant: rec.Tenant, ID: api.NewID(kindAudit)}
-	if _, err := a.create(ctx, key, bus.Meta{Actor: "service:auth", Verb: "record"}, rec); err != nil {
+	if _, err := a.Create(ctx, key, bus.Meta{Actor: "service:auth", Verb: "record"}, rec); err != nil {
 		a.s.log.ErrorContext(ctx, "audit record not written", "tenant", rec.Tenant, "principal", rec.Actor, "op", rec.Action, "code", rec.Outcome, "err", err)
 	}
 }
@@ -199,12 +199,9 @@ func (s *Service) listAudit(_ context.Context, p api.Principal, req api.ListAudi
 	case req.Action != "":
 		index, value = byAction, value+"/"+req.Action
 	}
-	// The view may hold what the stream has dropped meanwhile.
-	kept := s.now().Add(-s.cfg.AuditMaxAge)
-	return page(s.audit.view, index, value, req.List, func(e bus.Entry[api.AuditRecord]) bool { return e.At.After(kept) },
-		func(e bus.Entry[api.AuditRecord]) api.AuditRecord {
-			rec := e.State
-			rec.Seq = e.Rev
-			return rec
-		})
+	return page(s.audit.view, index, value, req.List, nil, func(e bus.Entry[api.AuditRecord]) api.AuditRecord {
+		rec := e.State
+		rec.Seq = e.Rev
+		return rec
+	})
 }

@@ -207,7 +207,6 @@ func (s *Service) lead(ctx context.Context) error {
 			}
 			select {
 			case <-tick.C:
-			case <-s.signing.wake:
 			case <-ctx.Done():
 				return
 			}

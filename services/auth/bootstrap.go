@@ -48,7 +48,7 @@ func (s *Service) bootstrap(ctx context.Context) error {
 // makeHome makes the home tenant. It needs the bootstrap lease.
 func (s *Service) makeHome(ctx context.Context) error {
 	home := tenantKey(api.HomeTenant)
-	switch _, err := s.tenants.ledger.Get(ctx, home); {
+	switch _, err := s.tenants.Get(ctx, home); {
 	case err == nil:
 		return nil
 	case !isCode(err, api.CodeNotFound):
@@ -63,7 +63,7 @@ func (s *Service) makeHome(ctx context.Context) error {
 	owner := api.HomeTenant + "/" + userID(api.HomeTenant, adminName, 0)
 	for _, e := range s.keys.view.List(byUser, owner, 0, maxUserKeys, nil) {
 		if e.Key.ID != keyID(secret.lookup()) {
-			if err := s.keys.ledger.Purge(ctx, e.Key); err != nil {
+			if err := s.keys.Purge(ctx, e.Key); err != nil {
 				return err
 			}
 		}

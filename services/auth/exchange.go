@@ -108,9 +108,9 @@ func (s *Service) current(ctx context.Context, id bus.Key, user string) (authent
 	var tenant tenantRecord
 	var errs [3]error
 	var wg sync.WaitGroup
-	wg.Go(func() { a.key, errs[0] = state(ctx, s.keys.ledger, id) })
-	wg.Go(func() { a.user, errs[1] = state(ctx, s.users.ledger, bus.Key{Tenant: id.Tenant, ID: user}) })
-	wg.Go(func() { tenant, errs[2] = state(ctx, s.tenants.ledger, tenantKey(id.Tenant)) })
+	wg.Go(func() { a.key, errs[0] = state(ctx, s.keys.Ledger, id) })
+	wg.Go(func() { a.user, errs[1] = state(ctx, s.users.Ledger, bus.Key{Tenant: id.Tenant, ID: user}) })
+	wg.Go(func() { tenant, errs[2] = state(ctx, s.tenants.Ledger, tenantKey(id.Tenant)) })
 	wg.Wait()
 	for _, err := range errs {
 		if err != nil && !isCode(err, api.CodeNotFound) {

@@ -143,7 +143,7 @@ func keyID(lookup string) string { return api.DeriveID(api.KindKey, lookup) }
 func (s *Service) putKey(ctx context.Context, m bus.Meta, secret apiKey, key api.Key) (bus.Entry[keyRecord], error) {
 	key.ID, key.Prefix = keyID(secret.lookup()), secret.shown()
 	rec := keyRecord{Key: key, Lookup: secret.lookup(), Hash: secret.hash(s.pepper)}
-	return s.keys.create(ctx, bus.Key{Tenant: key.Tenant, ID: key.ID}, m, rec)
+	return s.keys.Create(ctx, bus.Key{Tenant: key.Tenant, ID: key.ID}, m, rec)
 }
 
 // shown returns what a key's entry shows.
@@ -172,7 +172,7 @@ func (s *Service) revokeKey(ctx context.Context, p api.Principal, req api.IDRef)
 		return api.Key{}, notFound("key", req.ID)
 	}
 	id := bus.Key{Tenant: p.Tenant, ID: req.ID}
-	e, err := s.keys.get(ctx, id)
+	e, err := s.keys.find(ctx, id)
 	if isCode(err, api.CodeNotFound) || (err == nil && !p.CanOn(api.KeyWrite, e.State.Tenant, e.State.User)) {
 		return api.Key{}, notFound("key", req.ID)
 	}
@@ -189,7 +189,7 @@ func (s *Service) revokeKey(ctx context.Context, p api.Principal, req api.IDRef)
 // endKey revokes a key, once.
 func (s *Service) endKey(ctx context.Context, id bus.Key, rev uint64, m bus.Meta) (bus.Entry[keyRecord], error) {
 	now := s.now()
-	e, err := s.keys.update(ctx, id, rev, m, func(k keyRecord) (keyRecord, error) {
+	e, err := s.keys.UpdateAt(ctx, id, rev, m, func(k keyRecord) (keyRecord, error) {
 		if k.RevokedAt != nil {
 			return k, bus.ErrUnchanged
 		}
@@ -214,10 +214,10 @@ func (s *Service) sweepKeys(ctx context.Context) error {
 		return len(old) < sweepPerStep
 	})
 	for _, key := range old {
-		if err := s.keys.ledger.Purge(ctx, key); err != nil {
+		if err := s.keys.Purge(ctx, key); err != nil {
 			return err
 		}
-		if err := s.lastUsed.ledger.Purge(ctx, key); err != nil {
+		if err := s.lastUsed.Purge(ctx, key); err != nil {
 			return err
 		}
 	}

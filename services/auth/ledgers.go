@@ -49,10 +49,10 @@ type lastUsed struct {
 	At time.Time `json:"at"`
 }
 
-// table is a ledger that this service owns, with its view: a process reads what it wrote.
+// table is a ledger that this service owns, with its view, which the ledger's own writes are in at once.
 type table[T any] struct {
-	ledger *bus.Ledger[T]
-	view   *bus.View[T]
+	*bus.Ledger[T]
+	view *bus.View[T]
 }
 
 func openTable[T any](ctx context.Context, c *bus.Conn, cfg bus.LedgerConfig, vc bus.ViewConfig[T]) (*table[T], error) {
@@ -60,42 +60,18 @@ func openTable[T any](ctx context.Context, c *bus.Conn, cfg bus.LedgerConfig, vc
 	if err != nil {
 		return nil, fmt.Errorf("open ledger %s: %w", cfg.Noun, err)
 	}
-	return &table[T]{ledger: l, view: l.View(vc)}, nil
+	return &table[T]{l, l.View(vc)}, nil
 }
 
-// get reads key from memory, or from the bus when another replica may just have made it.
-func (t *table[T]) get(ctx context.Context, key bus.Key) (bus.Entry[T], error) {
+// find reads key from memory, or from the bus when another replica may just have made it.
+func (t *table[T]) find(ctx context.Context, key bus.Key) (bus.Entry[T], error) {
 	if e, ok := t.view.Get(key); ok {
 		return e, nil
 	}
-	return t.ledger.Get(ctx, key)
+	return t.Get(ctx, key)
 }
 
-func (t *table[T]) create(ctx context.Context, key bus.Key, meta bus.Meta, state T) (bus.Entry[T], error) {
-	e, err := t.ledger.Create(ctx, key, meta, state)
-	if err == nil {
-		t.view.Apply(e)
-	}
-	return e, err
-}
-
-func (t *table[T]) update(ctx context.Context, key bus.Key, rev uint64, meta bus.Meta, f func(T) (T, error)) (bus.Entry[T], error) {
-	e, err := t.ledger.UpdateAt(ctx, key, rev, meta, f)
-	if err == nil {
-		t.view.Apply(e)
-	}
-	return e, err
-}
-
-// put is update, or create from the zero state when there is no such entity.
-func (t *table[T]) put(ctx context.Context, key bus.Key, meta bus.Meta, f func(T) (T, error)) (bus.Entry[T], error) {
-	e, err := put(ctx, t.ledger, key, meta, f)
-	if err == nil {
-		t.view.Apply(e)
-	}
-	return e, err
-}
-
+// put updates the entity of key, or creates it from the zero state when there is none.
 func put[T any](ctx context.Context, l *bus.Ledger[T], key bus.Key, meta bus.Meta, f func(T) (T, error)) (bus.Entry[T], error) {
 	// Two turns suffice: what another replica created in between is there to be updated.
 	for turn := 0; ; turn++ {

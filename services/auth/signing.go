@@ -62,7 +62,7 @@ type signing struct {
 }
 
 func (g *signing) init(s *Service) {
-	g.s, g.wake = s, make(chan struct{}, 1)
+	g.s = s
 	g.ring.Store(&token.KeySet{})
 }
 
@@ -149,7 +149,7 @@ func (g *signing) step(ctx context.Context) error {
 
 func (g *signing) rotate(ctx context.Context, now time.Time) (bus.Entry[sealedRing], error) {
 	meta := bus.Meta{Actor: "service:auth", Verb: "rotate"}
-	return g.put(ctx, ringKey, meta, func(ring sealedRing) (sealedRing, error) {
+	return put(ctx, g.Ledger, ringKey, meta, func(ring sealedRing) (sealedRing, error) {
 		next, changed, err := g.next(ring, now)
 		if err == nil && !changed {
 			err = bus.ErrUnchanged

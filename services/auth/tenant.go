@@ -32,7 +32,7 @@ func (s *Service) tenant(ctx context.Context, p api.Principal, name string) (bus
 	if !api.ValidName(name) || (name != p.Tenant && !p.Can(api.TenantWrite)) {
 		return bus.Entry[tenantRecord]{}, notFound("tenant", name)
 	}
-	e, err := s.tenants.get(ctx, tenantKey(name))
+	e, err := s.tenants.find(ctx, tenantKey(name))
 	if isCode(err, api.CodeNotFound) {
 		err = notFound("tenant", name)
 	}
@@ -80,14 +80,14 @@ func (s *Service) createTenant(ctx context.Context, p api.Principal, req api.Cre
 	if s.tenants.view.Len(byAll, "") >= maxTenants {
 		return none, api.Errorf(api.CodeExhausted, "there are %d tenants already", maxTenants)
 	}
-	if _, err := s.tenants.get(ctx, tenantKey(req.Name)); err == nil {
+	if _, err := s.tenants.find(ctx, tenantKey(req.Name)); err == nil {
 		return none, errTenantExists(req.Name)
 	}
 	secret := newAPIKey()
 	e, err := s.provision(ctx, meta(p, "create"), api.Tenant{Name: req.Name, Title: req.Title, MaxSessions: req.MaxSessions}, secret)
 	if err != nil {
 		if isCode(err, api.CodeConflict) { // another request was first: its admin's key is the one to keep
-			_ = s.keys.ledger.Purge(ctx, bus.Key{Tenant: req.Name, ID: keyID(secret.lookup())}) // nobody has seen it
+			_ = s.keys.Purge(ctx, bus.Key{Tenant: req.Name, ID: keyID(secret.lookup())}) // nobody has seen it
 			err = errTenantExists(req.Name)
 		}
 		return none, err
@@ -107,7 +107,7 @@ func (s *Service) provision(ctx context.Context, m bus.Meta, t api.Tenant, secre
 	admin := api.User{
 		ID: userID(t.Name, adminName, 0), Tenant: t.Name, Name: adminName, Roles: []api.Role{api.RoleAdmin}, CreatedAt: s.now(),
 	}
-	if _, err := s.users.create(ctx, userKey(t.Name, admin.ID), m, userRecord{User: admin}); err != nil && !isCode(err, api.CodeConflict) {
+	if _, err := s.users.Create(ctx, userKey(t.Name, admin.ID), m, userRecord{User: admin}); err != nil && !isCode(err, api.CodeConflict) {
 		return none, err
 	}
 	key := api.Key{Tenant: t.Name, User: admin.ID, Name: "first admin key", CreatedAt: s.now()}
@@ -115,7 +115,7 @@ func (s *Service) provision(ctx context.Context, m bus.Meta, t api.Tenant, secre
 		return none, err
 	}
 	t.CreatedAt = s.now()
-	return s.tenants.create(ctx, tenantKey(t.Name), m, tenantRecord{Tenant: t, Admins: []string{admin.ID}})
+	return s.tenants.Create(ctx, tenantKey(t.Name), m, tenantRecord{Tenant: t, Admins: []string{admin.ID}})
 }
 
 func checkTenant(title *string, sessions *int) error {
@@ -139,7 +139,7 @@ func (s *Service) updateTenant(ctx context.Context, p api.Principal, req api.Upd
 		return api.Tenant{}, err
 	}
 	now := s.now()
-	e, err := s.tenants.update(ctx, tenantKey(req.Name), req.IfMatch, meta(p, "update"), func(t tenantRecord) (tenantRecord, error) {
+	e, err := s.tenants.UpdateAt(ctx, tenantKey(req.Name), req.IfMatch, meta(p, "update"), func(t tenantRecord) (tenantRecord, error) {
 		before := t.Tenant
 		if req.Title != nil {
 			t.Title = *req.Title
@@ -172,7 +172,7 @@ func (s *Service) updateTenant(ctx context.Context, p api.Principal, req api.Upd
 // leaveAdmins takes a user out of the tenant's admins, before it stops being one. The last one cannot leave: that two
 // admins remove each other at once is decided by this one conditional write.
 func (s *Service) leaveAdmins(ctx context.Context, tenant, user string) error {
-	_, err := s.tenants.update(ctx, tenantKey(tenant), 0, bus.Meta{Actor: "service:auth", Verb: "admin-leaves"}, func(t tenantRecord) (tenantRecord, error) {
+	_, err := s.tenants.UpdateAt(ctx, tenantKey(tenant), 0, bus.Meta{Actor: "service:auth", Verb: "admin-leaves"}, func(t tenantRecord) (tenantRecord, error) {
 		others := slices.DeleteFunc(slices.Clone(t.Admins), func(id string) bool { return id == user })
 		if len(others) == 0 {
 			return t, api.Errorf(api.CodeConflict, "this is the last enabled admin of tenant %s; make another user admin first", tenant)
@@ -191,7 +191,7 @@ func (s *Service) joinAdmins(ctx context.Context, tenant, user string) error {
 	if e, ok := s.tenants.view.Get(tenantKey(tenant)); ok && slices.Contains(e.State.Admins, user) {
 		return nil
 	}
-	_, err := s.tenants.update(ctx, tenantKey(tenant), 0, bus.Meta{Actor: "service:auth", Verb: "admin-joins"}, func(t tenantRecord) (tenantRecord, error) {
+	_, err := s.tenants.UpdateAt(ctx, tenantKey(tenant), 0, bus.Meta{Actor: "service:auth", Verb: "admin-joins"}, func(t tenantRecord) (tenantRecord, error) {
 		if slices.Contains(t.Admins, user) {
 			return t, bus.ErrUnchanged
 		}

@@ -71,7 +71,7 @@ func (u *usage) flush(ctx context.Context) {
 	u.pending = map[bus.Key]time.Time{}
 	u.mu.Unlock()
 	for key, at := range batch {
-		_, err := u.s.lastUsed.put(ctx, key, bus.Meta{Actor: "service:auth", Verb: "use"}, func(old lastUsed) (lastUsed, error) {
+		_, err := put(ctx, u.s.lastUsed.Ledger, key, bus.Meta{Actor: "service:auth", Verb: "use"}, func(old lastUsed) (lastUsed, error) {
 			if at.Sub(old.At) < touchEvery {
 				return old, bus.ErrUnchanged // another replica was asked as well
 			}

@@ -41,7 +41,7 @@ func (s *Service) user(ctx context.Context, tenant, id string) (bus.Entry[userRe
 	if !api.ValidID(api.KindUser, id) {
 		return bus.Entry[userRecord]{}, notFound("user", id)
 	}
-	e, err := s.users.get(ctx, userKey(tenant, id))
+	e, err := s.users.find(ctx, userKey(tenant, id))
 	if isCode(err, api.CodeNotFound) || (err == nil && e.State.Deleted) {
 		return bus.Entry[userRecord]{}, notFound("user", id)
 	}
@@ -106,11 +106,11 @@ func (s *Service) putUser(ctx context.Context, m bus.Meta, u api.User) (bus.Entr
 		if e, ok := s.users.view.Get(key); ok && e.State.Deleted {
 			continue
 		}
-		e, err := s.users.create(ctx, key, m, userRecord{User: u})
+		e, err := s.users.Create(ctx, key, m, userRecord{User: u})
 		if !isCode(err, api.CodeConflict) {
 			return e, err
 		}
-		e, err = s.users.ledger.Get(ctx, key)
+		e, err = s.users.Get(ctx, key)
 		if err != nil {
 			return e, err
 		}
@@ -246,7 +246,7 @@ func (s *Service) changeUser(ctx context.Context, e bus.Entry[userRecord], rev u
 		}
 	}
 	now := s.now()
-	e, err := s.users.update(ctx, e.Key, rev, m, func(u userRecord) (userRecord, error) {
+	e, err := s.users.UpdateAt(ctx, e.Key, rev, m, func(u userRecord) (userRecord, error) {
 		if u.Deleted {
 			return u, notFound("user", id)
 		}
