@@ -153,10 +153,11 @@ func TestReadiness(t *testing.T) {
 	}
 	t.Run("a check that hangs fails after 2 s and is started once", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
-			release, calls := make(chan struct{}), 0
+			var calls atomic.Int64
+			release := make(chan struct{})
 			r := &readiness{logger: quiet(), checks: []*readyCheck{
 				{name: "good", check: func(context.Context) error { return nil }},
-				{name: "hung", check: func(context.Context) error { calls++; <-release; return nil }},
+				{name: "hung", check: func(context.Context) error { calls.Add(1); <-release; return nil }},
 			}}
 			for range 3 {
 				begin := time.Now()
@@ -168,8 +169,8 @@ func TestReadiness(t *testing.T) {
 					t.Errorf("took %v", took)
 				}
 			}
-			if calls != 1 {
-				t.Errorf("the check was started %d times", calls)
+			if n := calls.Load(); n != 1 {
+				t.Errorf("the check was started %d times", n)
 			}
 			close(release)
 			synctest.Wait()
