@@ -140,6 +140,13 @@ type SessionRecord struct {
 	BaseUsage Usage `json:"base_usage,omitzero"`
 	// Restarts counts starts after a runner's death since the session last ran for a while.
 	Restarts int `json:"restarts,omitempty"`
+	// StateSince is when State last changed.
+	StateSince time.Time `json:"state_since,omitzero"`
+	// Demand and Resources are the profile's at the time of creation: what a runtime must isolate, and bounds.
+	Demand    []string  `json:"demand,omitempty"`
+	Resources Resources `json:"resources,omitzero"`
+	// RequestHash tells a repeated create request from another one under the same idempotency key.
+	RequestHash string `json:"request_hash,omitempty"`
 }
 
 // RunnerKeyHeader carries SessionRecord.EndpointKey on each request to a runner.
