@@ -122,6 +122,7 @@ func (y *yard) start(cfg Config) *replica {
 	r := y.launch(cfg)
 	y.t.Cleanup(func() { r.stop(y.t) })
 	r.await(y.t)
+	until(y.t, "the sessions service knows the keys", func() bool { return y.trust.Check(context.Background()) == nil })
 	return r
 }
 
