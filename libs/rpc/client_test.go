@@ -8,6 +8,9 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/propagation"
+	"go.opentelemetry.io/otel/trace"
 
 	"agentyard.dev/libs/api"
 )
@@ -157,5 +160,21 @@ func BenchmarkCall(b *testing.B) {
 				}
 			})
 		})
+	}
+}
+
+func TestTraceTravels(t *testing.T) {
+	before := otel.GetTextMapPropagator()
+	otel.SetTextMapPropagator(propagation.TraceContext{})
+	t.Cleanup(func() { otel.SetTextMapPropagator(before) })
+	s, c, _ := newTest(t, ServerConfig{})
+	Handle(s, open, func(ctx context.Context, _ echoRequest) (echoResponse, error) {
+		return echoResponse{Text: trace.SpanContextFromContext(ctx).TraceID().String()}, nil
+	})
+	runServer(t, s)
+	span := trace.NewSpanContext(trace.SpanContextConfig{TraceID: trace.TraceID{1, 2, 3}, SpanID: trace.SpanID{4}, TraceFlags: trace.FlagsSampled})
+	got, err := Call(trace.ContextWithSpanContext(context.Background(), span), c, open, echoRequest{})
+	if err != nil || got.Text != span.TraceID().String() {
+		t.Fatalf("got %q %v, want %s", got.Text, err, span.TraceID())
 	}
 }

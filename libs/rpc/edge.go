@@ -86,15 +86,6 @@ func newEdge(ask func(context.Context, *ask) (answer, error), cfg EdgeConfig) *E
 // Register adds the routes of ops (those with a Route) to mux. It panics for a route or a request type that cannot be bound. An operation that
 // creates (201) gets the header Location when another one of ops has the route of what it creates.
 func (e *Edge) Register(mux *http.ServeMux, ops ...api.AnyOp) {
-	items := map[string]string{} // path of a collection → the field that names an item
-	for _, op := range ops {
-		if _, path, ok := strings.Cut(op.Info().Route, " "); ok {
-			parent, last := path[:strings.LastIndexByte(path, '/')], path[strings.LastIndexByte(path, '/')+1:]
-			if strings.HasPrefix(last, "{") {
-				items[parent] = strings.Trim(last, "{}")
-			}
-		}
-	}
 	for _, op := range ops {
 		info := op.Info()
 		if info.Route == "" {
@@ -102,10 +93,22 @@ func (e *Edge) Register(mux *http.ServeMux, ops ...api.AnyOp) {
 		}
 		rt := &route{edge: e, info: info, plan: newPlan(info)}
 		if info.Status == http.StatusCreated {
-			rt.item = items[info.Route[strings.IndexByte(info.Route, ' ')+1:]]
+			rt.item = itemOf(info, ops)
 		}
 		mux.Handle(info.Route, rt)
 	}
+}
+
+// itemOf returns the field that names an item of the collection at info's route: the last of the route of another one of ops. "" when there is none.
+func itemOf(info api.OpInfo, ops []api.AnyOp) string {
+	_, collection, _ := strings.Cut(info.Route, " ")
+	for _, op := range ops {
+		_, path, _ := strings.Cut(op.Info().Route, " ")
+		if last, ok := strings.CutPrefix(path, collection+"/{"); ok && strings.HasSuffix(last, "}") && !strings.Contains(last, "/") {
+			return strings.TrimSuffix(last, "}")
+		}
+	}
+	return ""
 }
 
 // route is one operation's place in the HTTP API.

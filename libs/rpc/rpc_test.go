@@ -16,7 +16,7 @@ import (
 )
 
 // startBus runs a NATS server of the test's own and returns how to connect to it.
-func startBus(tb testing.TB) (connect func() *nats.Conn) {
+func startBus(tb testing.TB) (connect func(...nats.Option) *nats.Conn) {
 	tb.Helper()
 	srv, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT, NoSigs: true, NoLog: true})
 	if err != nil {
@@ -27,9 +27,9 @@ func startBus(tb testing.TB) (connect func() *nats.Conn) {
 	if !srv.ReadyForConnections(10 * time.Second) {
 		tb.Fatal("NATS server does not accept connections")
 	}
-	return func() *nats.Conn {
+	return func(options ...nats.Option) *nats.Conn {
 		tb.Helper()
-		nc, err := nats.Connect(srv.ClientURL())
+		nc, err := nats.Connect(srv.ClientURL(), options...)
 		if err != nil {
 			tb.Fatal(err)
 		}

@@ -116,14 +116,11 @@ func known(c api.Code) bool {
 }
 
 // replyAllowed reports whether a server may answer to subject. A requester chooses the reply subject, and the server publishes
-// there with its own permissions: without this check a session could make the sessions service write to a ledger. Inboxes of services are
-// _INBOX_<service>.…, those of a session _INBOX_<session>.…
+// there with its own permissions: without this check a session could make the sessions service write to a ledger, or to the inbox of another
+// service. Inboxes of services are _INBOX.<service>.…, those of a session _INBOX_<session>.… (libs/bus).
 func replyAllowed(subject, session string) bool {
-	if strings.HasPrefix(subject, nats.InboxPrefix) {
-		return true
-	}
 	if session != "" {
 		return strings.HasPrefix(subject, "_INBOX_"+session+".")
 	}
-	return strings.HasPrefix(subject, "_INBOX_")
+	return strings.HasPrefix(subject, nats.InboxPrefix)
 }
