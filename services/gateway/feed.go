@@ -1,0 +1,187 @@
+package gateway
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"net/http"
+	"slices"
+	"strconv"
+	"sync"
+
+	"agentyard.dev/libs/api"
+	"agentyard.dev/libs/bus"
+)
+
+// maxPending bounds the changed sessions that wait for one reader of the feed. Beyond it the reader is served from the
+// table instead: the newest state of whatever changed after the last one it was sent.
+const maxPending = 1024
+
+// feed tells readers which sessions changed. It keeps no changes: a reader that is slow finds a session's newest state,
+// and so costs at most maxPending keys.
+type feed struct {
+	mu      sync.Mutex
+	readers map[*feedReader]struct{}
+}
+
+type feedReader struct {
+	tenant string
+	wake   chan struct{}
+
+	mu      sync.Mutex
+	pending map[bus.Key]struct{}
+	over    bool // more changed than pending holds
+}
+
+func newFeed() *feed { return &feed{readers: map[*feedReader]struct{}{}} }
+
+func (f *feed) join(tenant string) *feedReader {
+	r := &feedReader{tenant: tenant, wake: make(chan struct{}, 1), pending: map[bus.Key]struct{}{}}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.readers[r] = struct{}{}
+	return r
+}
+
+func (f *feed) leave(r *feedReader) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.readers, r)
+}
+
+// notify tells the tenant's readers that key changed. It does not block.
+func (f *feed) notify(key bus.Key) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for r := range f.readers {
+		if r.tenant == key.Tenant {
+			r.notify(key)
+		}
+	}
+}
+
+func (r *feedReader) notify(key bus.Key) {
+	r.mu.Lock()
+	if len(r.pending) < maxPending {
+		r.pending[key] = struct{}{}
+	} else {
+		r.over = true
+	}
+	r.mu.Unlock()
+	select {
+	case r.wake <- struct{}{}:
+	default:
+	}
+}
+
+// take returns what changed since the last call, and whether that is not all.
+func (r *feedReader) take() (keys []bus.Key, over bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for k := range r.pending {
+		keys = append(keys, k)
+	}
+	clear(r.pending)
+	over, r.over = r.over, false
+	return keys, over
+}
+
+// serveFeed is GET /sse without a session: event "session" for each change of a session that the caller may see, its data an
+// api.Change with the public Session. The event id is the revision. Resumed after it, the feed gives the newest state of every
+// session that changed since; states in between may be left out, and a session that was purged meanwhile is not told.
+func (g *Gateway) serveFeed(w *recorder, r *http.Request, c *caller) {
+	places, follow, err := parseStart(r, make([]bus.Key, 1))
+	if err != nil {
+		fail(w, r, err)
+		return
+	}
+	resume := r.Header.Get("Last-Event-ID") != "" || r.URL.Query().Has("after")
+	ctx, st, err := g.streams.open(r.Context(), "feed", c)
+	if err != nil {
+		fail(w, r, err)
+		return
+	}
+	defer st.close()
+	reader := g.feed.join(c.Tenant)
+	defer g.feed.leave(reader)
+	out := g.newSSE(w)
+	if r.Method == http.MethodHead {
+		out.close(nil)
+		return
+	}
+	st.end(g.pumpFeed(ctx, st, reader, out, places[0], resume, follow))
+	out.close(context.Cause(ctx))
+}
+
+func (g *Gateway) pumpFeed(ctx context.Context, st *stream, reader *feedReader, out *sseStream, last uint64, resume, follow bool) error {
+	catchUp := resume
+	for {
+		p := st.who.Load().Principal
+		// What changes from here on is for the next round: else a change could be passed over
+		// because a later one of another session was sent first.
+		head := g.table.head.Load()
+		keys, over := reader.take()
+		var rows []*row
+		if catchUp || over {
+			rows = g.table.since(p, last)
+		} else {
+			for _, k := range keys {
+				if r, ok := g.table.get(k); ok && r.rev > last && p.CanOn(api.SessionRead, k.Tenant, r.rec.Owner) {
+					rows = append(rows, r)
+				}
+			}
+		}
+		catchUp = false
+		rows = slices.DeleteFunc(rows, func(r *row) bool {
+			if r.rev > head {
+				reader.notify(r.key)
+				return true
+			}
+			return false
+		})
+		slices.SortFunc(rows, func(a, b *row) int {
+			if a.rev < b.rev {
+				return -1
+			}
+			return 1
+		})
+		for i, r := range rows {
+			data, err := feedData(r)
+			if err != nil {
+				return err
+			}
+			last = r.rev
+			if err := out.send(strconv.AppendUint(nil, r.rev, 10), "session", data, i == len(rows)-1); err != nil {
+				return err
+			}
+		}
+		if !follow {
+			return errAtHead
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-reader.wake:
+		}
+	}
+}
+
+// feedData is a change as clients see it: the public part of the record only.
+func feedData(r *row) ([]byte, error) {
+	return json.Marshal(api.Change[api.Session]{
+		Rev: r.rev, At: r.last.At, Actor: r.last.Actor, Verb: r.last.Verb, Reason: r.last.Reason, State: r.rec.Session,
+	})
+}
+
+// errorEvent is the last event of a stream that the server ends.
+func errorEvent(e *api.Error) []byte {
+	safe := api.Redact(e)
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	_ = enc.Encode(struct {
+		Type   api.EventType `json:"type"`
+		Code   api.Code      `json:"code"`
+		Detail string        `json:"detail"`
+	}{api.EventError, safe.Code, safe.Detail})
+	return bytes.TrimSpace(b.Bytes())
+}

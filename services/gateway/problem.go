@@ -1,0 +1,22 @@
+package gateway
+
+import (
+	"errors"
+	"net/http"
+
+	"agentyard.dev/libs/api"
+	"agentyard.dev/libs/rpc"
+)
+
+// fail writes err as problem+json.
+func fail(w http.ResponseWriter, r *http.Request, err error) {
+	if errors.Is(err, errTooLarge) {
+		err = rpc.WithStatus(err, http.StatusRequestEntityTooLarge)
+	}
+	rpc.WriteError(w, r, err)
+}
+
+// failStatus writes a problem with a status of HTTP's own, which no api.Code has: 405, 426.
+func failStatus(w http.ResponseWriter, r *http.Request, status int, format string, args ...any) {
+	rpc.WriteError(w, r, rpc.WithStatus(api.Errorf(api.CodeInvalid, format, args...), status))
+}
