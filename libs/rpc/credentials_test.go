@@ -2,10 +2,12 @@ package rpc
 
 import (
 	"context"
+	"strings"
 	"testing"
 	"time"
 
 	"agentyard.dev/libs/api"
+	"agentyard.dev/libs/bus"
 	"agentyard.dev/libs/bus/bustest"
 	"agentyard.dev/libs/token"
 )
@@ -50,4 +52,38 @@ func TestCredentials(t *testing.T) {
 		_, err = Call(short, runner, api.GetSession, api.SessionRef{ID: sessionA})
 		wantCode(t, err, api.CodeUnavailable)
 	})
+}
+
+// TestBusGoesAway shows that neither side depends on the bus being there first, or at all.
+func TestBusGoesAway(t *testing.T) {
+	ring, err := bus.OpenKeyring(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	srv := bustest.Start(t, ring, dir, "127.0.0.1:0")
+	listen := strings.TrimPrefix(srv.URL(), "nats://")
+	s := NewServer(bustest.Connect(t, srv, ring, "sessions"), ServerConfig{Service: "sessions", Auth: people})
+	Handle(s, api.GetSession, func(_ context.Context, req api.SessionRef) (api.Session, error) { return api.Session{ID: req.ID}, nil })
+	stop := runServer(t, s)
+	c := NewClient(bustest.Connect(t, srv, ring, "gateway"), ClientConfig{Name: "gateway"})
+	ask := func() error {
+		ctx, cancel := context.WithTimeout(token.WithRaw(context.Background(), "ada-token"), time.Second)
+		defer cancel()
+		_, err := Call(ctx, c, api.GetSession, api.SessionRef{ID: sessionA})
+		return err
+	}
+	if err := ask(); err != nil {
+		t.Fatal(err)
+	}
+	srv.Close()
+	wantCode(t, ask(), api.CodeUnavailable)
+	srv = bustest.Start(t, ring, dir, listen)
+	eventually(t, "both are back with the bus", func() bool { return ask() == nil })
+	srv.Close()
+	eventually(t, "the server has noticed", func() bool { return !s.nc.IsConnected() })
+	start := time.Now()
+	if err := stop(); err != nil || time.Since(start) > 3*time.Second {
+		t.Fatalf("stopping without a bus took %s: %v", time.Since(start), err)
+	}
 }

@@ -158,14 +158,18 @@ func (s *Server) awaitBus(ctx context.Context) {
 	}
 }
 
-// drain stops requests, waits for the operations in flight and for their answers to leave.
+// drain stops requests, waits for the operations in flight and for their answers to leave. Without a bus no request can come and no answer can go,
+// so it only waits for the operations.
 func (s *Server) drain(subs []*subscription) error {
 	stop, cancel := context.WithTimeout(context.Background(), unsubscribeTimeout)
 	defer cancel()
 	for _, sub := range subs {
-		_ = sub.Drain() // its error says that the connection is gone: nothing comes any more
+		_ = sub.Drain() // its error says that the connection is gone
 	}
 	for _, sub := range subs {
+		if !s.nc.IsConnected() {
+			break
+		}
 		select {
 		case <-sub.closed:
 		case <-stop.Done():
@@ -174,12 +178,16 @@ func (s *Server) drain(subs []*subscription) error {
 	s.stopWaiting()
 	wait, cancel := context.WithTimeout(context.Background(), s.cfg.Timeout+drainGrace)
 	defer cancel()
-	left := s.work.drain(wait) + s.long.drain(wait)
-	if err := s.nc.FlushWithContext(wait); err != nil && !s.nc.IsClosed() && left == 0 {
-		return fmt.Errorf("flush the last answers: %w", err)
-	}
-	if left > 0 {
+	if left := s.work.drain(wait) + s.long.drain(wait); left > 0 {
 		return fmt.Errorf("%d operations did not end in time", left)
+	}
+	if !s.nc.IsConnected() {
+		return nil
+	}
+	flush, cancel := context.WithTimeout(context.Background(), drainGrace)
+	defer cancel()
+	if err := s.nc.FlushWithContext(flush); err != nil && s.nc.IsConnected() {
+		return fmt.Errorf("flush the last answers: %w", err)
 	}
 	return nil
 }
