@@ -17,12 +17,17 @@ import (
 // Appender is the agent's side of one session's log: a single writer, fenced, that retries until its events are
 // kept exactly once, in order.
 //
-// Appends made while a commit is in flight are grouped and committed together (JetStream's atomic batch
-// publish, ≤ 1000 per batch; a lone event is published plainly), each on the condition that the subject's last sequence is the one that this
-// writer wrote. So a second writer makes the first fail with ErrSuperseded. When a commit's fate is unknown (the bus
-// went away), the appender asks again with the same condition: the batch was kept exactly if the condition now fails and the last
-// entry is its own (header Yard-Writer: <writer id>:<n>), which a published copy with the same condition would also tell. The runner has no JetStream API
-// permission, so the position is asked by the function that NewAppender is given.
+// Appends made while a commit is in flight are grouped and committed together: as one entry of
+// the log, which is published on the condition that the subject's last sequence is the one that
+// this writer wrote. So a second writer makes the first fail with ErrSuperseded. When a commit's
+// fate is unknown (the bus went away), the appender asks again with the same condition: it was
+// kept exactly if the condition now fails and the last entry is its own (header Yard-Writer:
+// <writer id>:<n>), which also holds when an earlier copy arrives late. The runner has no
+// JetStream API permission, so the position is asked by the function that NewAppender is given.
+//
+// (JetStream's atomic batch publish would give each event a message of its own. But it stages a
+// batch in files of its own and syncs them, under the stream's lock: some 15 ms for which every
+// other session waits.)
 type Appender struct {
 	c        *Conn
 	subject  string
@@ -39,7 +44,7 @@ type Appender struct {
 	changed chan struct{}
 
 	wake chan struct{}
-	last uint64 // the subject's last sequence; Run's own
+	last uint64 // the subject's last stream sequence; Run's own
 	sent uint64 // the number of the last event that was given to a commit; Run's own
 }
 
@@ -53,13 +58,10 @@ const (
 	// The queue's bounds: what a burst may hold in memory while the bus is slow or away.
 	appenderMaxEvents = 8192
 	appenderMaxBytes  = 16 << 20
-	// A commit's bounds: JetStream's for the count; for the bytes, what passes in well under
-	// attemptTimeout.
-	commitMaxEvents = 1000
-	commitMaxBytes  = 4 << 20
-	// A batch is staged on disk before it is committed, which costs as much as this many plain
-	// publishes, one after the other.
-	batchFrom = 12
+	// A commit's bounds: what is one entry. Beyond commitBytes no further group joins it.
+	commitMaxEvents = maxEntry
+	commitMaxBytes  = maxEvent
+	commitBytes     = 256 << 10
 	// lastTry bounds what Run does when its context has ended.
 	lastTry = 3 * time.Second
 )
@@ -69,11 +71,11 @@ const (
 func NewAppender(c *Conn, tenant, session string, last uint64, position func(context.Context) (seq uint64, writer string, err error)) *Appender {
 	return &Appender{
 		c: c, subject: api.LogSubject(tenant, session, api.WriterAgent), id: nuid.Next(), position: position,
-		changed: make(chan struct{}), wake: make(chan struct{}, 1), last: last,
+		changed: make(chan struct{}), wake: make(chan struct{}, 1), last: last / seqStride,
 	}
 }
 
-// Append queues events that are committed in one atomic batch (a turn's last message and its end); it blocks while the queue (bounded in count and bytes) is full and returns ErrSuperseded or ctx's error. The events are
+// Append queues events that are committed together or not at all (a turn's last message and its end); it blocks while the queue (bounded in count and bytes) is full and returns ErrSuperseded or ctx's error. The events are
 // on their way, not yet kept. More than 1000 events, or one that is too large, are invalid.
 func (a *Appender) Append(ctx context.Context, evs ...api.Event) error {
 	if len(evs) == 0 {
@@ -88,6 +90,7 @@ func (a *Appender) Append(ctx context.Context, evs ...api.Event) error {
 		g.data[i] = data
 		g.bytes += len(data)
 	}
+	g.bytes += len(evs) + 1 // brackets and commas
 	if len(evs) > commitMaxEvents || g.bytes > commitMaxBytes {
 		return api.Errorf(api.CodeInvalid, "%d events of %d bytes are too many for one commit", len(evs), g.bytes)
 	}
@@ -199,16 +202,13 @@ func (a *Appender) next() (groups []group, data [][]byte) {
 	bytes, n := 0, 0
 	for ; n < len(a.queue); n++ {
 		g := a.queue[n]
-		if n > 0 && (len(data)+len(g.data) > commitMaxEvents || bytes+g.bytes > commitMaxBytes) {
+		if n > 0 && (len(data)+len(g.data) > commitMaxEvents || bytes+g.bytes > commitBytes) {
 			break
 		}
 		data = append(data, g.data...)
 		bytes += g.bytes
 	}
 	groups = a.queue[:n:n]
-	if n > 1 && len(data) == n && n < batchFrom {
-		return groups[:1], data[:1] // a few single events: one by one is faster
-	}
 	return groups, data
 }
 
@@ -249,6 +249,7 @@ func (a *Appender) resolve(ctx context.Context, number uint64) (uint64, error) {
 	if err != nil {
 		return 0, err
 	}
+	seq /= seqStride
 	id, n, _ := strings.Cut(writer, ":")
 	if id == a.id && n == strconv.FormatUint(number, 10) {
 		return seq, nil
@@ -275,36 +276,13 @@ func (a *Appender) done(groups []group, events int) {
 	a.notify()
 }
 
-// try publishes data once, plainly or as an atomic batch, and waits for the answer.
+// try publishes data as one entry, once, and waits for the answer.
 func (a *Appender) try(ctx context.Context, data [][]byte) (uint64, error) {
-	batch := ""
-	if len(data) > 1 {
-		batch = nuid.Next() // fresh for each try: an earlier one may still be open
-	}
-	for i, d := range data {
-		m := &nats.Msg{Subject: a.subject, Data: d, Header: nats.Header{
-			headerWriter: {a.id + ":" + strconv.FormatUint(a.sent+uint64(i)+1, 10)},
-		}}
-		if i == 0 {
-			m.Header[headerExpectedLast] = []string{strconv.FormatUint(a.last, 10)}
-		}
-		if batch != "" {
-			m.Header[headerBatchID] = []string{batch}
-			m.Header[headerBatchSeq] = []string{strconv.Itoa(i + 1)}
-		}
-		if i < len(data)-1 {
-			if err := a.c.nc.PublishMsg(m); err != nil {
-				return 0, err
-			}
-			continue
-		}
-		if batch != "" {
-			m.Header[headerBatchCommit] = []string{"1"}
-		}
-		ack, err := a.c.publishOnce(ctx, m)
-		return ack.Seq, err
-	}
-	return 0, nil
+	ack, err := a.c.publishOnce(ctx, &nats.Msg{Subject: a.subject, Data: joinEvents(data), Header: nats.Header{
+		headerWriter:       {a.id + ":" + strconv.FormatUint(a.sent+uint64(len(data)), 10)},
+		headerExpectedLast: {strconv.FormatUint(a.last, 10)},
+	}})
+	return ack.Seq, err
 }
 
 // ErrSuperseded says that another runner writes this session's log now.

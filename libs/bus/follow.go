@@ -60,7 +60,7 @@ type follower struct {
 	atHead          func()
 
 	pos   uint64            // all up to here was delivered
-	seen  map[string]uint64 // by subject: its last entry that was delivered live since pos was read
+	seen  map[string]uint64 // by subject: its last event that was delivered live
 	gapTo uint64            // the end of the last gap that was told
 }
 
@@ -131,24 +131,30 @@ func (w *follower) live(ctx context.Context) error {
 	read := w.pos // everything up to here was seen, on both subjects
 	w.seen = map[string]uint64{}
 	for {
-		evs, dropped, err := w.ring.take(ctx)
+		entries, dropped, err := w.ring.take(ctx)
 		if err != nil {
 			return err
 		}
-		for _, ev := range evs {
-			if ctx.Err() != nil {
-				return ctx.Err()
-			}
-			if ev.Seq <= w.pos {
+		for _, e := range entries {
+			if e.events[len(e.events)-1].Seq <= w.pos {
 				continue // read already
 			}
-			if ev.before > max(read, w.seen[ev.subject]) {
+			if e.before > max(read, w.seen[e.subject]) {
 				return nil // an entry of this subject is missing: read it
 			}
-			if err := w.f(ev); err != nil {
-				return err
+			for _, ev := range e.events {
+				if ctx.Err() != nil {
+					return ctx.Err()
+				}
+				if ev.Seq <= w.pos {
+					continue
+				}
+				if err := w.f(ev); err != nil {
+					return err
+				}
+				w.pos = ev.Seq
 			}
-			w.pos, w.seen[ev.subject] = ev.Seq, ev.Seq
+			w.seen[e.subject] = w.pos
 		}
 		if dropped {
 			return nil

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"strconv"
-	"strings"
 	"sync"
 
 	"agentyard.dev/libs/api"
@@ -42,9 +41,13 @@ func newHub(c *Conn, writer api.LogWriter, read readFunc) *Hub {
 type HubEvent struct {
 	api.Event
 	JSON []byte
+}
 
+// liveEntry is an entry of the log as it was republished.
+type liveEntry struct {
 	subject string // of the log
-	before  uint64 // the sequence before it on subject
+	before  uint64 // the Seq of the last event before it on subject
+	events  []*HubEvent
 }
 
 // topic is one followed session: a subscription and the rings that it fills.
@@ -75,7 +78,7 @@ func (h *Hub) join(ctx context.Context, name topicName, r *ring) (*topic, error)
 
 	if first {
 		t.err = h.c.Subscribe(tctx, api.LiveSubject(name.tenant, name.session, h.writer), func(_ string, header Header, data []byte) {
-			t.publish(h.event(name.session, header, data))
+			t.publish(h.entry(name.session, header, data))
 		}, t.drop)
 		close(t.ready)
 	}
@@ -115,8 +118,8 @@ func (h *Hub) leave(name topicName, t *topic, r *ring) {
 	}
 }
 
-// event decodes a live message; nil when it is not one of the log's.
-func (h *Hub) event(session string, header Header, data []byte) *HubEvent {
+// entry decodes a live message; nil when it is not one of the log's.
+func (h *Hub) entry(session string, header Header, data []byte) *liveEntry {
 	seq, err := strconv.ParseUint(header.Get(headerSequence), 10, 64)
 	if err != nil {
 		return nil
@@ -125,12 +128,11 @@ func (h *Hub) event(session string, header Header, data []byte) *HubEvent {
 	if err != nil {
 		return nil
 	}
-	subject := header.Get(headerSubject)
-	return h.encode(&HubEvent{
-		Event:   decodeEvent(session, stored{subject: subject, seq: seq, header: header, data: data}),
-		subject: strings.Clone(subject),
-		before:  before,
-	})
+	e := &liveEntry{subject: header.Get(headerSubject), before: before * seqStride}
+	for _, ev := range decodeEntry(session, stored{seq: seq, header: header, data: data}) {
+		e.events = append(e.events, h.encode(&HubEvent{Event: ev}))
+	}
+	return e
 }
 
 func (h *Hub) encode(ev *HubEvent) *HubEvent {
@@ -146,14 +148,14 @@ func (h *Hub) encode(ev *HubEvent) *HubEvent {
 	return ev
 }
 
-func (t *topic) publish(ev *HubEvent) {
+func (t *topic) publish(e *liveEntry) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for r := range t.rings {
-		if ev == nil {
+		if e == nil {
 			r.drop()
 		} else {
-			r.push(ev)
+			r.push(e)
 		}
 	}
 }
@@ -167,28 +169,28 @@ func (t *topic) drop() {
 	}
 }
 
-// ringSize is how many live events wait for one follower; with more it reads the log instead.
+// ringSize is how many live entries wait for one follower; with more it reads the log instead.
 const ringSize = 128
 
-// ring is a follower's bounded queue. It shares the events with other rings, and is empty, of
+// ring is a follower's bounded queue. It shares the entries with other rings, and is empty, of
 // no size, while its follower keeps up.
 type ring struct {
 	mu      sync.Mutex
-	events  []*HubEvent
+	entries []*liveEntry
 	dropped bool
 	wake    chan struct{}
 }
 
 func newRing() *ring { return &ring{wake: make(chan struct{}, 1)} }
 
-func (r *ring) push(ev *HubEvent) {
+func (r *ring) push(e *liveEntry) {
 	r.mu.Lock()
 	switch {
 	case r.dropped: // the follower reads it from the log
-	case len(r.events) == ringSize:
-		r.dropped, r.events = true, nil
+	case len(r.entries) == ringSize:
+		r.dropped, r.entries = true, nil
 	default:
-		r.events = append(r.events, ev)
+		r.entries = append(r.entries, e)
 	}
 	r.mu.Unlock()
 	r.signal()
@@ -196,7 +198,7 @@ func (r *ring) push(ev *HubEvent) {
 
 func (r *ring) drop() {
 	r.mu.Lock()
-	r.dropped, r.events = true, nil
+	r.dropped, r.entries = true, nil
 	r.mu.Unlock()
 	r.signal()
 }
@@ -208,15 +210,15 @@ func (r *ring) signal() {
 	}
 }
 
-// take waits for events. dropped says that some are missing, which the log has now.
-func (r *ring) take(ctx context.Context) (evs []*HubEvent, dropped bool, err error) {
+// take waits for entries. dropped says that some are missing, which the log has now.
+func (r *ring) take(ctx context.Context) (entries []*liveEntry, dropped bool, err error) {
 	for {
 		r.mu.Lock()
-		evs, dropped = r.events, r.dropped
-		r.events, r.dropped = nil, false
+		entries, dropped = r.entries, r.dropped
+		r.entries, r.dropped = nil, false
 		r.mu.Unlock()
-		if len(evs) > 0 || dropped {
-			return evs, dropped, nil
+		if len(entries) > 0 || dropped {
+			return entries, dropped, nil
 		}
 		select {
 		case <-r.wake:

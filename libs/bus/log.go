@@ -1,6 +1,7 @@
 package bus
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -17,8 +18,11 @@ import (
 )
 
 // Log is the LOG stream: the events of all sessions. A session has two subjects, one per writer (api.LogSubject);
-// their common order is the stream's, and an event's Seq is its stream sequence. New entries are republished
-// under api.LivePrefix.
+// their common order is the stream's. New entries are republished under api.LivePrefix.
+//
+// An entry holds one event, or several that were appended together (a JSON array), so they are
+// kept together or not at all. An event's Seq follows from its entry's stream sequence and its place there
+// (entrySeq): it grows along the log, and nothing outside this package looks into it.
 //
 // Every entry is written on the condition of the subject's last sequence, which stays in its
 // header: so a reader can tell that the entry before it is no longer kept.
@@ -41,7 +45,18 @@ const (
 	// dedupWindow is how long a repeated user event is recognised.
 	dedupWindow = 24 * time.Hour
 	maxRead     = 1000
+	// maxEntry bounds the events of one entry.
+	maxEntry = 1000
+	// seqStride is the distance between the last events of two adjacent entries.
+	seqStride = 1024
 )
+
+// entrySeq returns the Seq of event i of the n events of the entry at a stream sequence. The
+// last one's is a multiple of seqStride, so that every Seq tells at which entry to go on.
+func entrySeq(stream uint64, i, n int) uint64 { return stream*seqStride - uint64(n-1-i) }
+
+// nextEntry returns the stream sequence from which events after seq are found.
+func nextEntry(seq uint64) uint64 { return seq/seqStride + 1 }
 
 // OpenLog makes or updates the stream (sessions service). It waits for the bus until ctx ends.
 func OpenLog(ctx context.Context, c *Conn, cfg LogConfig) (*Log, error) {
@@ -53,17 +68,16 @@ func OpenLog(ctx context.Context, c *Conn, cfg LogConfig) (*Log, error) {
 		window = min(window, cfg.MaxAge)
 	}
 	err := c.openStream(ctx, jetstream.StreamConfig{
-		Name:               logStream,
-		Subjects:           []string{api.LogPrefix + "*.*.*"},
-		Storage:            jetstream.FileStorage,
-		Replicas:           max(cfg.Replicas, 1),
-		MaxAge:             cfg.MaxAge,
-		MaxMsgsPerSubject:  cfg.MaxPerSession,
-		Duplicates:         window,
-		AllowDirect:        true,
-		AllowAtomicPublish: true,
-		DenyDelete:         true,
-		RePublish:          &jetstream.RePublish{Source: api.LogPrefix + ">", Destination: api.LivePrefix + ">"},
+		Name:              logStream,
+		Subjects:          []string{api.LogPrefix + "*.*.*"},
+		Storage:           jetstream.FileStorage,
+		Replicas:          max(cfg.Replicas, 1),
+		MaxAge:            cfg.MaxAge,
+		MaxMsgsPerSubject: cfg.MaxPerSession,
+		Duplicates:        window,
+		AllowDirect:       true,
+		DenyDelete:        true,
+		RePublish:         &jetstream.RePublish{Source: api.LogPrefix + ">", Destination: api.LivePrefix + ">"},
 	})
 	if err != nil {
 		return nil, fmt.Errorf("open log: %w", err)
@@ -99,7 +113,7 @@ func (l *Log) AppendUser(ctx context.Context, tenant, session, dedupID string, e
 		}
 		ack, err := l.c.conditional(ctx, m, last.seq, l.c.written(logStream, subject, last.seq, id))
 		if err == nil {
-			return ack.Seq, ack.Duplicate, nil
+			return entrySeq(ack.Seq, 0, 1), ack.Duplicate, nil
 		}
 		if !errors.Is(err, errWrongSequence) {
 			return 0, false, fmt.Errorf("append to log: %w", err)
@@ -118,7 +132,8 @@ func (l *Log) Last(ctx context.Context, tenant, session string, writer api.LogWr
 	if err != nil {
 		return api.Event{}, err
 	}
-	return decodeEvent(session, m), nil
+	evs := decodeEntry(session, m)
+	return evs[len(evs)-1], nil
 }
 
 // Position returns the sequence of the newest entry on the agent's side and its Yard-Writer
@@ -131,7 +146,7 @@ func (l *Log) Position(ctx context.Context, tenant, session string) (seq uint64,
 	if err != nil {
 		return 0, "", err
 	}
-	return m.seq, m.header.Get(headerWriter), nil
+	return entrySeq(m.seq, 0, 1), m.header.Get(headerWriter), nil
 }
 
 func (l *Log) last(ctx context.Context, tenant, session string, writer api.LogWriter) (stored, error) {
@@ -179,16 +194,44 @@ func encodeEvent(ev api.Event) ([]byte, error) {
 // maxEvent bounds an event's JSON; headers need some room besides.
 const maxEvent = sessionMaxPayload - 4096
 
-// decodeEvent returns the event that a message holds. What cannot be read becomes an error
-// event in its place, so that a reader goes on.
-func decodeEvent(session string, m stored) api.Event {
-	var ev api.Event
-	if err := json.Unmarshal(m.data, &ev); err != nil {
-		ev = api.Event{Type: api.EventError, Code: api.CodeInternal, Detail: "this entry of the log cannot be read"}
+// decodeEntry returns the events that a message holds, at least one. What cannot be read
+// becomes an error event in its place, so that a reader goes on.
+func decodeEntry(session string, m stored) []api.Event {
+	var evs []api.Event
+	var err error
+	if data := bytes.TrimLeft(m.data, " \t\r\n"); len(data) > 0 && data[0] == '[' {
+		err = json.Unmarshal(data, &evs)
+	} else {
+		evs = make([]api.Event, 1)
+		err = json.Unmarshal(data, &evs[0])
 	}
-	ev.Seq, ev.Session = m.seq, session
-	if ev.At.IsZero() {
-		ev.At, _ = time.Parse(time.RFC3339Nano, m.header.Get(headerTimeStamp))
+	if err != nil || len(evs) == 0 || len(evs) > maxEntry {
+		evs = []api.Event{{Type: api.EventError, Code: api.CodeInternal, Detail: "this entry of the log cannot be read"}}
 	}
-	return ev
+	for i := range evs {
+		evs[i].Seq, evs[i].Session = entrySeq(m.seq, i, len(evs)), session
+		if evs[i].At.IsZero() {
+			evs[i].At, _ = time.Parse(time.RFC3339Nano, m.header.Get(headerTimeStamp))
+		}
+	}
+	return evs
+}
+
+// joinEvents returns the entry of several encoded events.
+func joinEvents(data [][]byte) []byte {
+	if len(data) == 1 {
+		return data[0]
+	}
+	n := len(data) + 1
+	for _, d := range data {
+		n += len(d)
+	}
+	entry := append(make([]byte, 0, n), '[')
+	for i, d := range data {
+		if i > 0 {
+			entry = append(entry, ',')
+		}
+		entry = append(entry, d...)
+	}
+	return append(entry, ']')
 }

@@ -2,6 +2,7 @@ package bus
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 
@@ -32,13 +33,24 @@ func (l *Log) Read(ctx context.Context, tenant, session string, writer api.LogWr
 	base := api.LogPrefix + tenant + "." + session + "."
 	before := map[string]uint64{} // by subject: the sequence before its first message here
 	evs = make([]api.Event, 1, min(limit, 256)+1)
-	more, err = l.c.getBatch(ctx, logStream, base+filter, after+1, limit, func(m stored) error {
+	more, err = l.c.getBatch(ctx, logStream, base+filter, nextEntry(after), limit, func(m stored) error {
 		if _, ok := before[m.subject]; !ok {
 			before[m.subject] = precedes(m)
 		}
-		evs = append(evs, decodeEvent(session, m))
+		entry := decodeEntry(session, m)
+		for len(entry) > 0 && entry[0].Seq <= after {
+			entry = entry[1:]
+		}
+		evs = append(evs, entry...)
+		if len(evs)-1 >= limit {
+			return errEnough
+		}
 		return nil
 	})
+	if errors.Is(err, errEnough) {
+		more, err = true, nil // for all that is known: an entry of several events filled the page
+		evs = evs[:limit+1]
+	}
 	if err != nil {
 		return nil, false, fmt.Errorf("read log: %w", err)
 	}
@@ -47,7 +59,7 @@ func (l *Log) Read(ctx context.Context, tenant, session string, writer api.LogWr
 			if _, ok := before[base+string(w)]; ok {
 				continue
 			}
-			_, err := l.c.getBatch(ctx, logStream, base+string(w), after+1, 1, func(m stored) error {
+			_, err := l.c.getBatch(ctx, logStream, base+string(w), nextEntry(after), 1, func(m stored) error {
 				before[m.subject] = precedes(m)
 				return nil
 			})
@@ -70,17 +82,15 @@ func (l *Log) Read(ctx context.Context, tenant, session string, writer api.LogWr
 	return evs, more, nil
 }
 
-// precedes returns the sequence of the entry that m followed on its subject when it was
-// written; 0: none, or not known.
+// errEnough ends a batched read before its end.
+var errEnough = errors.New("enough")
+
+// precedes returns the Seq of the last event before m's entry on its subject, as it was when m
+// was written; 0: none, or not known.
 func precedes(m stored) uint64 {
-	// Behind the first of an atomic batch, the entry before is the batch's own, and a batch has
-	// consecutive sequences.
-	if n, err := strconv.ParseUint(m.header.Get(headerBatchSeq), 10, 64); err == nil && n > 1 {
-		return m.seq - 1
-	}
 	n, err := strconv.ParseUint(m.header.Get(headerExpectedLast), 10, 64)
 	if err != nil {
 		return 0
 	}
-	return n
+	return n * seqStride
 }

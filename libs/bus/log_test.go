@@ -213,19 +213,18 @@ func TestLog(t *testing.T) {
 	})
 }
 
-// What was dropped by the bound is said with a gap, for single entries and for batches.
+// What was dropped by the bound is said with a gap, for entries of one event and of several.
 func TestLogGap(t *testing.T) {
 	y := newYard(t, bus.LogConfig{MaxPerSession: 50})
-	for _, batched := range []bool{false, true} {
-		t.Run(fmt.Sprintf("batched=%v", batched), func(t *testing.T) {
+	for _, size := range []int{1, 3} {
+		t.Run(fmt.Sprintf("entries of %d", size), func(t *testing.T) {
 			s := api.NewID(api.KindSession)
 			y.say(t, s, 0)
 			a, _ := y.appender(t, s, 0)
-			first := 0
-			if batched {
-				evs := make([]api.Event, 120)
-				for i := range evs {
-					evs[i] = chunk(i)
+			for i := range 120 {
+				evs := make([]api.Event, size)
+				for j := range evs {
+					evs[j] = chunk(i*size + j)
 				}
 				if err := a.Append(testContext(t), evs...); err != nil {
 					t.Fatal(err)
@@ -233,12 +232,7 @@ func TestLogGap(t *testing.T) {
 				if err := a.Flush(testContext(t)); err != nil {
 					t.Fatal(err)
 				}
-			} else {
-				for i := range 120 {
-					appendChunks(t, a, i, i+1)
-				}
 			}
-			first = 120 - 50
 			for _, page := range []int{1, 7, 1000} {
 				evs := readAll(t, y.log, s, "", 0, page)
 				if evs[0].Type != api.EventGap || evs[0].From != 1 {
@@ -250,15 +244,15 @@ func TestLogGap(t *testing.T) {
 						kept = append(kept, ev)
 					}
 				}
-				if len(kept) != 50 || kept[0].Delta != fmt.Sprint("chunk ", first) {
+				if len(kept) != 50*size || kept[0].Delta != fmt.Sprint("chunk ", 70*size) {
 					t.Fatalf("page %d: %d kept from %q", page, len(kept), kept[0].Delta)
 				}
-				if evs[0].To != kept[0].Seq-1 {
+				if evs[0].To >= kept[0].Seq {
 					t.Fatalf("gap to %d, kept from %d", evs[0].To, kept[0].Seq)
 				}
 				// Whoever has seen the last that was dropped misses nothing.
-				rest, _, err := y.log.Read(testContext(t), tenant, s, "", kept[0].Seq-1, 10)
-				if err != nil || rest[0].Type == api.EventGap {
+				rest, _, err := y.log.Read(testContext(t), tenant, s, "", evs[0].To, 10)
+				if err != nil || len(rest) != 10 || rest[0].Type == api.EventGap {
 					t.Fatal(rest, err)
 				}
 			}
@@ -273,7 +267,7 @@ func TestLogGap(t *testing.T) {
 				}
 				return nil
 			}, cancel)
-			if !errors.Is(err, context.Canceled) || gaps != 1 || chunks != 50 {
+			if !errors.Is(err, context.Canceled) || gaps != 1 || chunks != 50*size {
 				t.Fatalf("followed %d gaps, %d chunks: %v", gaps, chunks, err)
 			}
 		})
@@ -353,6 +347,29 @@ func TestAppender(t *testing.T) {
 			t.Fatal(err)
 		}
 		checkChunks(t, readAll(t, y.log, s, api.WriterAgent, 0, 1000), n)
+	})
+
+	t.Run("resumes in the middle of a group", func(t *testing.T) {
+		s := api.NewID(api.KindSession)
+		a, _ := y.appender(t, s, 0)
+		if err := a.Append(testContext(t), chunk(0), chunk(1), chunk(2), chunk(3)); err != nil {
+			t.Fatal(err)
+		}
+		appendChunks(t, a, 4, 6)
+		for _, page := range []int{1, 3, 100} {
+			all := readAll(t, y.log, s, "", 0, page)
+			checkChunks(t, all, 6)
+			for i := range all {
+				rest := readAll(t, y.log, s, "", all[i].Seq, page)
+				if len(rest) != 5-i || (len(rest) > 0 && rest[0].Seq != all[i+1].Seq) {
+					t.Fatalf("after event %d: %+v", i, rest)
+				}
+			}
+		}
+		last, err := y.log.Last(testContext(t), tenant, s, api.WriterAgent)
+		if err != nil || last.Delta != "chunk 5" {
+			t.Fatal(last, err)
+		}
 	})
 
 	t.Run("refuses what is too large", func(t *testing.T) {

@@ -31,14 +31,9 @@ const (
 	headerNumPending   = "Nats-Num-Pending"
 	headerTimeStamp    = "Nats-Time-Stamp"
 	headerStatus       = "Status"
-	headerBatchID      = "Nats-Batch-Id"
-	headerBatchSeq     = "Nats-Batch-Sequence"
-	headerBatchCommit  = "Nats-Batch-Commit"
 
 	errWrongLastSequence         = jetstream.ErrorCode(10071)
 	errWrongLastSequenceConstant = jetstream.ErrorCode(10164)
-	errTooManyBatches            = jetstream.ErrorCode(10210)
-	errBatchIncomplete           = jetstream.ErrorCode(10176)
 	errInsufficientResources     = jetstream.ErrorCode(10023)
 )
 
@@ -109,7 +104,7 @@ func ackError(e *jetstream.APIError) error {
 	case errInsufficientResources:
 		return api.Errorf(api.CodeExhausted, "the bus has no space left: %w", e)
 	}
-	if e.Code >= 400 && e.Code < 500 && e.ErrorCode != errTooManyBatches && e.ErrorCode != errBatchIncomplete {
+	if e.Code >= 400 && e.Code < 500 {
 		return api.Errorf(api.CodeInternal, "the bus refused a message: %w", e)
 	}
 	return e

@@ -35,9 +35,7 @@ const (
 	serverMaxMemory = 256 << 20
 	// syncEvery bounds what a power failure can take. A killed process loses nothing: each
 	// write has reached the kernel when it is acknowledged.
-	syncEvery = 10 * time.Second
-	// maxBatches is how many atomic batches may be open at once: one for each session that
-	// writes a burst. The server's default of 50 would refuse the 51st.
+	syncEvery     = 10 * time.Second
 	maxBatches    = 4096
 	startRetry    = 50 * time.Millisecond
 	startPatience = 30 * time.Second // of one try: recovering a large store takes time
@@ -102,13 +100,9 @@ func serverOptions(cfg ServerConfig) (*server.Options, error) {
 		JetStreamMaxMemory: serverMaxMemory,
 		JetStreamMaxStore:  cfg.MaxStore,
 		SyncInterval:       syncEvery,
-		JetStreamLimits: server.JSLimitOpts{
-			MaxBatchInflightPerStream: maxBatches,
-			MaxBatchInflightTotal:     maxBatches,
-		},
-		TrustedOperators: []*jwt.OperatorClaims{operator},
-		SystemAccount:    systemID,
-		AccountResolver:  resolver,
+		TrustedOperators:   []*jwt.OperatorClaims{operator},
+		SystemAccount:      systemID,
+		AccountResolver:    resolver,
 	}
 	if cfg.Listen != "" {
 		host, port, err := net.SplitHostPort(cfg.Listen)
