@@ -44,7 +44,7 @@ type sighting struct {
 	rec    api.AuditRecord
 }
 
-type flood struct{ tenant, actor, action, object, outcome, remote string }
+type flood struct{ tenant, actor, action, object, outcome, detail, remote string }
 
 type window struct {
 	first sighting
@@ -109,7 +109,7 @@ func (s *Service) denied(ctx context.Context, op api.OpInfo, p api.Principal, er
 // see queues a sighting; it never blocks.
 func (a *audit) see(x sighting) {
 	r := x.rec
-	x.flood = flood{r.Tenant, r.Actor, r.Action, r.Object, r.Outcome, network(r.RemoteIP)}
+	x.flood = flood{r.Tenant, r.Actor, r.Action, r.Object, r.Outcome, r.Detail, network(r.RemoteIP)}
 	select {
 	case a.queue <- x:
 	default:

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"strings"
+	"sync/atomic"
 
 	"agentyard.dev/libs/api"
 	"agentyard.dev/libs/bus"
@@ -24,14 +25,19 @@ func (s *Service) bootstrap(ctx context.Context) error {
 	competing, done := context.WithCancel(ctx)
 	defer done()
 	watched := make(chan struct{})
+	var leading atomic.Bool
 	go func() {
 		defer close(watched)
-		defer done()
 		_, _ = s.tenants.view.Wait(competing, home, func(bus.Entry[tenantRecord]) bool { return true })
+		if !leading.Load() { // whoever leads sees its own writes here, and has more to do
+			done()
+		}
 	}()
 	var failure error
 	lease := bus.NewLease(s.deps.Bus, bus.LeaseConfig{Service: "auth", Name: "bootstrap", Holder: s.id})
 	err := lease.Run(competing, func(ctx context.Context, _ uint64) {
+		leading.Store(true)
+		defer leading.Store(false)
 		failure = s.retry(ctx, "bootstrap", func() error { return s.makeHome(ctx) })
 		if failure == nil || ctx.Err() == nil {
 			done()
