@@ -1,0 +1,80 @@
+package sessions
+
+import (
+	"flag"
+	"time"
+)
+
+// Config is how the service behaves. The zero value of a field is its default (DefaultConfig).
+type Config struct {
+	IdleTimeout  time.Duration // of sessions whose request and profile say nothing; an idle session is paused
+	TTL          time.Duration // likewise; a session that is older is stopped
+	StartTimeout time.Duration // from start to running, cloning included
+	StopGrace    time.Duration // for a runner to end by itself
+	MaxPerUser   int           // sessions that have not ended
+	MaxPerTenant int
+	MaxRestarts  int           // of a runner that dies again and again; then the session has failed
+	RestartReset time.Duration // a runner that lived so long begins a new count
+	Retention    time.Duration // of an ended session's history, log and, if it failed, workspace
+	// AllowPrivateRepositories permits cloning from loopback and private addresses and from file:// URLs.
+	AllowPrivateRepositories bool
+	// Sweep is how often ttl, idle timeout, start timeout and retention are looked at.
+	Sweep time.Duration
+	// Workers is how many sessions are started, paused and stopped at once.
+	Workers int
+	// Replicas of the ledgers and the log on a bus of several servers.
+	Replicas int
+}
+
+// DefaultConfig returns the defaults.
+func DefaultConfig() Config {
+	return Config{
+		IdleTimeout:  time.Hour,
+		StartTimeout: 2 * time.Minute,
+		StopGrace:    30 * time.Second,
+		MaxPerUser:   50,
+		MaxPerTenant: 1000,
+		MaxRestarts:  5,
+		RestartReset: 5 * time.Minute,
+		Retention:    30 * 24 * time.Hour,
+		Sweep:        5 * time.Second,
+		Workers:      64,
+		Replicas:     1,
+	}
+}
+
+// Register adds the flags of c to fs with c's current values as defaults.
+func (c *Config) Register(fs *flag.FlagSet) {
+	fs.DurationVar(&c.IdleTimeout, "sessions.idle-timeout", c.IdleTimeout, "pause a session that was idle for so long, unless it or its profile says otherwise; 0: never")
+	fs.DurationVar(&c.TTL, "sessions.ttl", c.TTL, "stop a session that is so old, unless it or its profile says otherwise; 0: never")
+	fs.DurationVar(&c.StartTimeout, "sessions.start-timeout", c.StartTimeout, "how long a session may take from start to running")
+	fs.DurationVar(&c.StopGrace, "sessions.stop-grace", c.StopGrace, "how long a stopped session may take to end by itself")
+	fs.IntVar(&c.MaxPerUser, "sessions.max-per-user", c.MaxPerUser, "sessions of one user that have not ended; 0: no bound")
+	fs.IntVar(&c.MaxPerTenant, "sessions.max-per-tenant", c.MaxPerTenant, "sessions of one tenant that have not ended; 0: no bound")
+	fs.IntVar(&c.MaxRestarts, "sessions.max-restarts", c.MaxRestarts, "restarts of a session's runner that keeps dying before the session has failed")
+	fs.DurationVar(&c.RestartReset, "sessions.restart-reset", c.RestartReset, "a runner that lived so long begins a new count of restarts")
+	fs.DurationVar(&c.Retention, "sessions.retention", c.Retention, "keep the history and the log of an ended session for so long; 0: for ever")
+	fs.BoolVar(&c.AllowPrivateRepositories, "sessions.allow-private-repositories", c.AllowPrivateRepositories, "clone from loopback and private addresses and from file:// URLs")
+	fs.DurationVar(&c.Sweep, "sessions.sweep", c.Sweep, "how often timeouts and retention are looked at")
+	fs.IntVar(&c.Workers, "sessions.workers", c.Workers, "sessions that are started or stopped at once")
+	fs.IntVar(&c.Replicas, "sessions.replicas", c.Replicas, "copies of the ledgers and the log on a bus of several servers")
+}
+
+// withDefaults fills in what must not be zero.
+func (c Config) withDefaults() Config {
+	d := DefaultConfig()
+	for field, def := range map[*time.Duration]time.Duration{
+		&c.StartTimeout: d.StartTimeout, &c.StopGrace: d.StopGrace, &c.RestartReset: d.RestartReset, &c.Sweep: d.Sweep,
+	} {
+		if *field <= 0 {
+			*field = def
+		}
+	}
+	if c.Workers <= 0 {
+		c.Workers = d.Workers
+	}
+	if c.Replicas <= 0 {
+		c.Replicas = d.Replicas
+	}
+	return c
+}

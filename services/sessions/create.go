@@ -1,0 +1,208 @@
+package sessions
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"agentyard.dev/libs/api"
+	"agentyard.dev/libs/bus"
+)
+
+const (
+	// waitRunning is how long a create with wait=running waits at most, as the API says.
+	waitRunning = 120 * time.Second
+	// createTimeout leaves room for the writes before and after the wait.
+	createTimeout = waitRunning + 20*time.Second
+	// writeTimeout bounds the writes of one operation, which has no deadline of its own when it may wait.
+	writeTimeout = 15 * time.Second
+)
+
+// create writes a pending session and its first message; the reconciler does the rest. Errors: invalid with every field
+// that is wrong, denied for a profile that is not for the caller, exhausted for a quota, conflict for an idempotency key that was used for
+// another request.
+func (s *Service) create(ctx context.Context, req api.CreateSessionRequest) (api.Session, error) {
+	p, ok := api.PrincipalFrom(ctx)
+	if !ok {
+		return api.Session{}, api.Errorf(api.CodeUnauthenticated, "no credential")
+	}
+	work, cancel := context.WithTimeout(ctx, writeTimeout)
+	defer cancel()
+	id := api.NewID(api.KindSession)
+	hash := ""
+	if req.IdempotencyKey != "" {
+		if len(req.IdempotencyKey) > maxKey {
+			return api.Session{}, api.Invalid("/idempotency_key", "must be at most %d bytes", maxKey)
+		}
+		id = api.DeriveID(api.KindSession, p.Tenant, p.ID, req.IdempotencyKey)
+		hash = hashRequest(req)
+		if e, ok := s.view.Get(bus.Key{Tenant: p.Tenant, ID: id}); ok {
+			return s.repeated(ctx, e, req, hash)
+		}
+	}
+	rec, err := s.prepare(work, p, req)
+	if err != nil {
+		return api.Session{}, err
+	}
+	rec.ID, rec.RequestHash = id, hash
+	release, err := s.quotas.admit(p.Tenant, p.ID)
+	if err != nil {
+		return api.Session{}, err
+	}
+	key := bus.Key{Tenant: p.Tenant, ID: id}
+	e, err := s.sessions.Create(work, key, bus.Meta{Actor: p.ID, Verb: "create"}, rec)
+	release()
+	if api.CodeOf(err) == api.CodeConflict && hash != "" { // the same request is being answered at the same time
+		if e, err = s.sessions.Get(work, key); err == nil {
+			return s.repeated(ctx, e, req, hash)
+		}
+	}
+	if err != nil {
+		return api.Session{}, err
+	}
+	return s.created(ctx, e, req)
+}
+
+// repeated answers a create request that was made before.
+func (s *Service) repeated(ctx context.Context, e bus.Entry[api.SessionRecord], req api.CreateSessionRequest, hash string) (api.Session, error) {
+	if e.State.RequestHash != hash {
+		return api.Session{}, api.Errorf(api.CodeConflict, "this idempotency key was used for another request")
+	}
+	return s.created(ctx, e, req) // the first answer may have been lost before the prompt was written
+}
+
+// created writes the first message and waits if asked to.
+func (s *Service) created(ctx context.Context, e bus.Entry[api.SessionRecord], req api.CreateSessionRequest) (api.Session, error) {
+	if req.Prompt != "" {
+		work, cancel := context.WithTimeout(ctx, writeTimeout)
+		defer cancel()
+		id := api.DeriveID(api.KindMessage, e.Key.Tenant, e.Key.ID, "prompt")
+		_, _, err := s.events.AppendUser(work, e.Key.Tenant, e.Key.ID, id, api.Event{
+			Type: api.EventUserMessage, At: s.now().UTC(), Actor: e.State.Owner, MessageID: id, Content: req.Prompt,
+		})
+		if err != nil {
+			return api.Session{}, err
+		}
+	}
+	if req.Wait != string(api.StateRunning) {
+		return public(e), nil
+	}
+	wait, cancel := context.WithTimeout(ctx, waitRunning)
+	defer cancel()
+	settled, err := s.view.Wait(wait, e.Key, func(now bus.Entry[api.SessionRecord]) bool {
+		return now.State.State == api.StateRunning || now.State.State.Final() || now.State.State == api.StateStopping
+	})
+	if err != nil { // it takes longer: the answer is the session as it is
+		if now, ok := s.view.Get(e.Key); ok {
+			return public(now), nil
+		}
+		return public(e), nil
+	}
+	return public(settled), nil
+}
+
+// prepare checks a request and returns the record that it asks for.
+func (s *Service) prepare(ctx context.Context, p api.Principal, req api.CreateSessionRequest) (api.SessionRecord, error) {
+	var bad problems
+	bad.title("/title", req.Title)
+	if len(req.Prompt) > maxPrompt {
+		bad.add("/prompt", "must be at most %d bytes", maxPrompt)
+	}
+	bad.labels("/labels", req.Labels)
+	bad.env("/env", req.Env)
+	bad.duration("/ttl", req.TTL)
+	bad.duration("/idle_timeout", req.IdleTimeout)
+	bad.repository(ctx, "/repository", req.Repository, s.deps.CheckURL)
+	if req.Wait != "" && req.Wait != string(api.StateRunning) {
+		bad.add("/wait", `must be "running" or empty`)
+	}
+	if req.Agent != nil {
+		bad.agent("/agent", *req.Agent, s.deps.Kind)
+	}
+	name := req.Profile
+	if name == "" {
+		name = defaultProfile
+	}
+	profile, err := s.profile(p.Tenant, name)
+	switch {
+	case err != nil:
+		bad.add("/profile", "there is no profile %q", clip(name, 40))
+	case len(profile.Roles) > 0 && !slices.ContainsFunc(p.Roles, func(r api.Role) bool { return slices.Contains(profile.Roles, r) }):
+		return api.SessionRecord{}, api.Errorf(api.CodeDenied, "the profile %q is for %s only", name, joinRoles(profile.Roles))
+	default:
+		if lacks := s.deps.Info.Lacks(profile.Isolation); len(lacks) > 0 {
+			bad.add("/profile", "%q demands isolation that the %s runtime cannot give here: %s", name, s.deps.Info.Name, strings.Join(lacks, ", "))
+		}
+	}
+	if err := bad.err(); err != nil {
+		return api.SessionRecord{}, err
+	}
+	now := s.now().UTC()
+	env := maps.Clone(profile.Env)
+	if env == nil {
+		env = map[string]string{}
+	}
+	maps.Copy(env, req.Env)
+	agent := profile.Agent
+	if req.Agent != nil {
+		agent = mergeAgent(agent, *req.Agent)
+	}
+	return api.SessionRecord{
+		Session: api.Session{
+			Tenant: p.Tenant, Owner: p.ID, Title: req.Title, Profile: name, Agent: agent, State: api.StatePending,
+			Runtime: s.deps.Info.Name, Node: s.deps.Info.Node, Isolation: s.deps.Info.Isolation(),
+			Repository: req.Repository, Labels: req.Labels, CreatedAt: now, LastActiveAt: now,
+			TTL:         firstDuration(req.TTL, profile.TTL, api.Duration(s.cfg.TTL)),
+			IdleTimeout: firstDuration(req.IdleTimeout, profile.IdleTimeout, api.Duration(s.cfg.IdleTimeout)),
+		},
+		Env: env, StateSince: now, Demand: profile.Isolation, Resources: profile.Resources,
+	}, nil
+}
+
+// mergeAgent returns the profile's agent with what the request says in its place. Another kind has nothing of the
+// profile's command.
+func mergeAgent(base, over api.Agent) api.Agent {
+	if over.Kind != "" && over.Kind != base.Kind {
+		base = api.Agent{Kind: over.Kind}
+	}
+	if len(over.Command) > 0 {
+		base.Command = over.Command
+	}
+	if len(over.Args) > 0 {
+		base.Args = over.Args
+	}
+	return base
+}
+
+func firstDuration(ds ...api.Duration) api.Duration {
+	for _, d := range ds {
+		if d != 0 {
+			return d
+		}
+	}
+	return 0
+}
+
+// hashRequest tells one create request from another. Whether it waits is no part of what it asks for.
+func hashRequest(req api.CreateSessionRequest) string {
+	req.Wait, req.IdempotencyKey = "", ""
+	data, err := json.Marshal(req) // maps are in order
+	if err != nil {
+		return "" // cannot happen: it came as JSON
+	}
+	sum := sha256.Sum256(data)
+	return hex.EncodeToString(sum[:16])
+}
+
+func joinRoles(roles []api.Role) string {
+	names := make([]string, 0, len(roles))
+	for _, r := range roles {
+		names = append(names, string(r))
+	}
+	return strings.Join(names, ", ")
+}

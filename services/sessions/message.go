@@ -1,0 +1,218 @@
+package sessions
+
+import (
+	"context"
+	"time"
+	"unicode/utf8"
+
+	"agentyard.dev/libs/api"
+	"agentyard.dev/libs/bus"
+)
+
+const (
+	// maxMessage bounds a message's content and attachments together, as they stand in JSON.
+	maxMessage = 1 << 20
+	// pausingRetry is what a sender is told to wait while a session is being put aside.
+	pausingRetry = time.Second
+	// scanPage and scanPages bound how much of a log one request for messages reads; what lies beyond is the next page's.
+	scanPage  = 1000
+	scanPages = 20
+)
+
+// send appends a user's message to the session's log, from which its runner takes it, now or whenever it runs. A paused session is brought back.
+func (s *Service) send(ctx context.Context, req api.SendMessageRequest) (api.Accepted, error) {
+	e, p, err := s.find(ctx, api.SessionWrite, req.ID)
+	if err != nil {
+		return api.Accepted{}, err
+	}
+	if err := checkMessage(req); err != nil {
+		return api.Accepted{}, err
+	}
+	if err := s.mayTell(e.State.State); err != nil {
+		return api.Accepted{}, err
+	}
+	id := api.NewID(api.KindMessage)
+	if req.IdempotencyKey != "" {
+		id = api.DeriveID(api.KindMessage, e.Key.Tenant, e.Key.ID, p.ID, req.IdempotencyKey)
+	}
+	s.tracker.touch(e.Key, s.now())
+	seq, duplicate, err := s.events.AppendUser(ctx, e.Key.Tenant, e.Key.ID, id, api.Event{
+		Type: api.EventUserMessage, At: s.now().UTC(), Actor: p.ID, MessageID: id, Content: req.Content, Attachments: req.Attachments,
+	})
+	if err != nil {
+		return api.Accepted{}, err
+	}
+	if duplicate {
+		first, found, err := s.entry(ctx, e.Key, seq)
+		if err != nil {
+			return api.Accepted{}, err
+		}
+		if found && (first.Content != req.Content || len(first.Attachments) != len(req.Attachments)) {
+			return api.Accepted{}, api.Errorf(api.CodeConflict, "this idempotency key was used for another message")
+		}
+	}
+	if e.State.State == api.StatePaused {
+		if _, err := s.bringBack(ctx, e.Key, 0, p.ID); err != nil && api.CodeOf(err) != api.CodeConflict {
+			return api.Accepted{}, err // the message waits in the log; the caller may repeat it with its key
+		}
+	}
+	return api.Accepted{ID: id, Seq: seq}, nil
+}
+
+func checkMessage(req api.SendMessageRequest) error {
+	var bad problems
+	size := len(req.Content)
+	if req.Content == "" && len(req.Attachments) == 0 {
+		bad.add("/content", "is required")
+	}
+	if !utf8.ValidString(req.Content) {
+		bad.add("/content", "is not UTF-8")
+	}
+	for _, a := range req.Attachments {
+		size += len(a.Name) + len(a.Type) + (len(a.Data)+2)/3*4
+	}
+	if size > maxMessage {
+		bad.add("/content", "message and attachments are %d bytes; at most %d are allowed", size, maxMessage)
+	}
+	if len(req.IdempotencyKey) > maxKey {
+		bad.add("/idempotency_key", "must be at most %d bytes", maxKey)
+	}
+	return bad.err()
+}
+
+// mayTell reports whether a session in state st takes what a person says.
+func (s *Service) mayTell(st api.State) error {
+	switch {
+	case takesMessages(st):
+		return nil
+	case st == api.StatePausing:
+		return &api.Error{Code: api.CodeUnavailable, Detail: "the session is being put aside; try again in a second", RetryAfter: pausingRetry}
+	}
+	return api.Errorf(api.CodeConflict, "the session is %s and takes no more messages", st)
+}
+
+// interrupt asks the agent to end its turn.
+func (s *Service) interrupt(ctx context.Context, req api.SessionRef) (api.Accepted, error) {
+	e, p, err := s.find(ctx, api.SessionWrite, req.ID)
+	if err != nil {
+		return api.Accepted{}, err
+	}
+	if !wantsRunner(e.State.State) {
+		return api.Accepted{}, api.Errorf(api.CodeConflict, "the session is %s: there is nothing to interrupt", e.State.State)
+	}
+	id := api.NewID(api.KindMessage)
+	seq, _, err := s.events.AppendUser(ctx, e.Key.Tenant, e.Key.ID, id, api.Event{Type: api.EventInterrupt, At: s.now().UTC(), Actor: p.ID})
+	return api.Accepted{ID: id, Seq: seq}, err
+}
+
+// answer answers an agent's question. The first answer counts: repeating it is success, another one is conflict.
+func (s *Service) answer(ctx context.Context, req api.AnswerApprovalRequest) (api.Accepted, error) {
+	e, p, err := s.find(ctx, api.SessionWrite, req.ID)
+	if err != nil {
+		return api.Accepted{}, err
+	}
+	var bad problems
+	if req.ApprovalID == "" || len(req.ApprovalID) > maxKey || !utf8.ValidString(req.ApprovalID) {
+		bad.add("/approval_id", "is not the id of a question")
+	}
+	if req.Option == "" || len(req.Option) > maxKey || !utf8.ValidString(req.Option) {
+		bad.add("/option", "is not one of the question's options")
+	}
+	if err := bad.err(); err != nil {
+		return api.Accepted{}, err
+	}
+	if !wantsRunner(e.State.State) {
+		return api.Accepted{}, api.Errorf(api.CodeConflict, "the session is %s: no question is open", e.State.State)
+	}
+	dedup := api.DeriveID(api.KindApproval, e.Key.Tenant, e.Key.ID, req.ApprovalID)
+	seq, duplicate, err := s.events.AppendUser(ctx, e.Key.Tenant, e.Key.ID, dedup, api.Event{
+		Type: api.EventApprovalAnswer, At: s.now().UTC(), Actor: p.ID, ApprovalID: req.ApprovalID, Option: req.Option,
+	})
+	if err != nil {
+		return api.Accepted{}, err
+	}
+	if duplicate {
+		first, found, err := s.entry(ctx, e.Key, seq)
+		if err != nil {
+			return api.Accepted{}, err
+		}
+		if found && first.Option != req.Option {
+			return api.Accepted{}, api.Errorf(api.CodeConflict, "this question was answered already, with %q", clip(first.Option, 80))
+		}
+	}
+	return api.Accepted{ID: req.ApprovalID, Seq: seq}, nil
+}
+
+// entry reads one event of the user's side of a log.
+func (s *Service) entry(ctx context.Context, key bus.Key, seq uint64) (api.Event, bool, error) {
+	evs, _, err := s.events.Read(ctx, key.Tenant, key.ID, api.WriterUser, seq-1, 1)
+	if err != nil {
+		return api.Event{}, false, err
+	}
+	for _, ev := range evs {
+		if ev.Seq == seq {
+			return ev, true, nil
+		}
+	}
+	return api.Event{}, false, nil
+}
+
+// messages returns the conversation, oldest first. A page may be short of its limit, even empty, when much else lies between two messages:
+// a cursor says that there is more.
+func (s *Service) messages(ctx context.Context, req api.ListMessagesRequest) (api.Page[api.Message], error) {
+	page := api.Page[api.Message]{Items: []api.Message{}}
+	e, _, err := s.find(ctx, api.SessionRead, req.ID)
+	if err != nil {
+		return page, err
+	}
+	limit, err := req.Bound()
+	if err != nil {
+		return page, err
+	}
+	after, err := decodeCursor(cursorMessages, req.Cursor)
+	if err != nil {
+		return page, err
+	}
+	for range scanPages {
+		evs, more, err := s.events.Read(ctx, e.Key.Tenant, e.Key.ID, "", after, scanPage)
+		if err != nil {
+			return page, err
+		}
+		for _, ev := range evs {
+			m, ok := messageOf(ev)
+			if ok && len(page.Items) == limit {
+				page.NextCursor = encodeCursor(cursorMessages, after)
+				return page, nil
+			}
+			after = max(after, ev.Seq, ev.To)
+			if ok {
+				page.Items = append(page.Items, m)
+			}
+		}
+		if !more {
+			return page, nil
+		}
+	}
+	page.NextCursor = encodeCursor(cursorMessages, after)
+	return page, nil
+}
+
+// The roles of a conversation's messages.
+const (
+	roleUser  = "user"
+	roleAgent = "agent"
+)
+
+// messageOf returns the entry of the conversation that an event is, if it is one.
+func messageOf(ev api.Event) (api.Message, bool) {
+	m := api.Message{ID: ev.MessageID, Seq: ev.Seq, Content: ev.Content, At: ev.At, ReplyTo: ev.ReplyTo}
+	switch ev.Type {
+	case api.EventUserMessage:
+		m.Role = roleUser
+	case api.EventAgentMessage:
+		m.Role = roleAgent
+	default:
+		return api.Message{}, false
+	}
+	return m, true
+}

@@ -1,0 +1,303 @@
+package sessions
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"agentyard.dev/libs/api"
+	"agentyard.dev/libs/bus"
+	"agentyard.dev/services/sessions/launch"
+)
+
+const (
+	startCallTimeout = 30 * time.Second // of Runtime.Start, which does not wait for the runner to be ready
+	listTimeout      = 30 * time.Second
+	announceTimeout  = 5 * time.Second
+	// A step that failed is tried again after retryFirst, twice as long each time, up to retryMost.
+	retryFirst = 100 * time.Millisecond
+	retryMost  = 30 * time.Second
+	// restartFirst is the wait before the second restart of a runner; the first is at once.
+	restartFirst = 500 * time.Millisecond
+	restartMost  = time.Minute
+	// announceAge is how long after a change it may still be announced when the service was away meanwhile.
+	announceAge = time.Minute
+)
+
+// changed is told of each change of the SESSIONS ledger.
+func (s *Service) changed(old *bus.Entry[api.SessionRecord], now bus.Entry[api.SessionRecord]) {
+	if now.Deleted {
+		s.queue.add(now.Key)
+		return
+	}
+	if old != nil && old.State.State == now.State.State && old.State.Incarnation == now.State.Incarnation {
+		return
+	}
+	if s.now().Sub(now.At) < announceAge {
+		s.tracker.with(now.Key, func(k *tracked) {
+			if len(k.announce) == maxAnnouncements {
+				k.announce = k.announce[1:]
+			}
+			k.announce = append(k.announce, announcement{rev: now.Rev, at: now.At, state: now.State.State, reason: now.State.Reason})
+		})
+	} else if now.State.State.Final() {
+		return // of long ago; if anything of it still runs, adopt has found it
+	}
+	s.queue.add(now.Key)
+}
+
+// adopt compares the ledger with what the runtime runs, once at the start.
+func (s *Service) adopt(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, listTimeout)
+	defer cancel()
+	instances, err := s.deps.Runtime.List(ctx)
+	if err != nil {
+		return fmt.Errorf("list what the runtime runs: %w", err)
+	}
+	for _, i := range instances {
+		key := bus.Key{Tenant: i.Tenant, ID: i.Session}
+		s.tracker.started(key, i.Incarnation)
+		s.queue.add(key)
+	}
+	s.log.Info("adopted", "runners", len(instances))
+	return nil
+}
+
+// watchExits takes the runtime's news.
+func (s *Service) watchExits(ctx context.Context) error {
+	for {
+		select {
+		case x := <-s.deps.Runtime.Exits():
+			key := bus.Key{Tenant: x.Tenant, ID: x.Session}
+			s.tracker.exited(key, x.Incarnation, x.Reason)
+			s.queue.add(key)
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// reconcile brings one session one step nearer to what the ledger says. It may be called at any time.
+func (s *Service) reconcile(ctx context.Context, key bus.Key) {
+	e, ok := s.view.Get(key)
+	var err error
+	if ok {
+		err = s.step(ctx, e)
+	} else if s.tracker.see(key).running > 0 {
+		// Nobody's: the ledger has no such session.
+		if err = s.deps.Runtime.Stop(ctx, refOf(key), s.cfg.StopGrace, false); err == nil {
+			s.log.Warn("removed a runner without a session", "tenant", key.Tenant, "session", key.ID)
+			s.tracker.with(key, func(k *tracked) { k.running = 0 })
+		}
+	}
+	if aerr := s.announceStates(ctx, key); err == nil {
+		err = aerr
+	}
+	if ctx.Err() != nil {
+		return
+	}
+	if err == nil {
+		s.tracker.with(key, func(k *tracked) { k.failures = 0 })
+		if !ok || e.State.State.Final() {
+			s.tracker.forget(key)
+		}
+		return
+	}
+	var wait time.Duration
+	s.tracker.with(key, func(k *tracked) {
+		wait = backoff(retryFirst, retryMost, k.failures)
+		k.failures++
+	})
+	s.log.Warn("step", "op", "reconcile", "tenant", key.Tenant, "session", key.ID, "state", e.State.State, "code", api.CodeOf(err), "err", err)
+	s.queue.addAfter(key, wait)
+}
+
+// backoff returns first · 2ⁿ, at most most.
+func backoff(first, most time.Duration, n int) time.Duration {
+	for d := first; ; d *= 2 {
+		if d >= most {
+			return most
+		}
+		if n <= 0 {
+			return d
+		}
+		n--
+	}
+}
+
+func (s *Service) step(ctx context.Context, e bus.Entry[api.SessionRecord]) error {
+	if done, err := s.timeOut(ctx, e); done || err != nil {
+		return err
+	}
+	known := s.tracker.see(e.Key)
+	if known.report != nil && s.now().Sub(known.written) >= reportEvery {
+		if err := s.writeReport(ctx, e.Key); err != nil {
+			return err
+		}
+	}
+	switch st := e.State.State; {
+	case st == api.StatePending:
+		next, err := s.move(ctx, e.Key, e.Rev, bus.Meta{Actor: actor, Verb: "start"}, func(rec *api.SessionRecord) error {
+			rec.State = api.StateStarting
+			nextIncarnation(rec)
+			return nil
+		})
+		if err != nil {
+			return ignoreConflict(err)
+		}
+		return s.start(ctx, next)
+	case wantsRunner(st):
+		return s.keepRunning(ctx, e, known)
+	case st == api.StatePausing:
+		if err := s.deps.Runtime.Stop(ctx, refOf(e.Key), s.cfg.StopGrace, true); err != nil {
+			return fmt.Errorf("stop runner: %w", err)
+		}
+		return s.settle(ctx, e, api.StatePaused, "paused")
+	case st == api.StateStopping:
+		if err := s.deps.Runtime.Stop(ctx, refOf(e.Key), s.cfg.StopGrace, false); err != nil {
+			return fmt.Errorf("stop runner: %w", err)
+		}
+		return s.settle(ctx, e, api.StateTerminated, "terminate")
+	case known.running > 0: // paused, failed or terminated, yet something runs
+		return s.deps.Runtime.Stop(ctx, refOf(e.Key), s.cfg.StopGrace, st != api.StateTerminated)
+	}
+	return nil
+}
+
+// settle writes the state that follows when the runtime has done its part.
+func (s *Service) settle(ctx context.Context, e bus.Entry[api.SessionRecord], to api.State, verb string) error {
+	s.tracker.with(e.Key, func(k *tracked) { k.running = 0 })
+	_, err := s.move(ctx, e.Key, 0, bus.Meta{Actor: actor, Verb: verb}, func(rec *api.SessionRecord) error {
+		if rec.State != e.State.State {
+			return bus.ErrUnchanged
+		}
+		rec.State = to
+		return nil
+	})
+	return err
+}
+
+// keepRunning sees that the runner of the current incarnation runs, or follows it with the next.
+func (s *Service) keepRunning(ctx context.Context, e bus.Entry[api.SessionRecord], known tracked) error {
+	rec := e.State
+	switch {
+	case known.running == rec.Incarnation:
+		return nil
+	case known.ended >= rec.Incarnation:
+		return s.restart(ctx, e, known.reason)
+	case rec.State == api.StateRunning:
+		return s.restart(ctx, e, "it ended while nobody watched")
+	}
+	if rec.Restarts > 1 {
+		wait := backoff(restartFirst, restartMost, rec.Restarts-2) - s.now().Sub(rec.StateSince)
+		if wait > 0 {
+			s.queue.addAfter(e.Key, wait)
+			return nil
+		}
+	}
+	return s.start(ctx, e)
+}
+
+// start has the runtime start the current incarnation.
+func (s *Service) start(ctx context.Context, e bus.Entry[api.SessionRecord]) error {
+	rec := e.State
+	credentials, err := s.deps.Issuer.Credentials(e.Key.Tenant, e.Key.ID)
+	if err != nil {
+		return fmt.Errorf("mint credentials: %w", err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, startCallTimeout)
+	defer cancel()
+	i, err := s.deps.Runtime.Start(ctx, launch.Launch{
+		Tenant: e.Key.Tenant, Session: e.Key.ID, Incarnation: rec.Incarnation,
+		BusURL: s.deps.BusURL, Credentials: credentials,
+		Agent: api.Agent{Kind: rec.Agent.Kind, Command: rec.Agent.Command, Args: rec.Agent.Args}, Env: rec.Env,
+		Repository:       rec.Repository,
+		RepositoryPolicy: launch.RepositoryPolicy{AllowPrivate: s.cfg.AllowPrivateRepositories},
+		EndpointKey:      rec.EndpointKey,
+		Sandbox:          launch.Sandbox{Isolation: rec.Demand, Resources: rec.Resources},
+	})
+	switch api.CodeOf(err) {
+	case api.CodeConflict: // this incarnation ended before
+		return s.restart(ctx, e, "it ended while nobody watched")
+	case api.CodeInvalid:
+		return s.fail(ctx, e, detailOf(err))
+	}
+	if err != nil {
+		return fmt.Errorf("start runner: %w", err)
+	}
+	s.tracker.started(e.Key, i.Incarnation)
+	return nil
+}
+
+// restart follows a runner that died with another, unless they die again and again.
+func (s *Service) restart(ctx context.Context, e bus.Entry[api.SessionRecord], reason string) error {
+	rec := e.State
+	restarts := rec.Restarts
+	if rec.State == api.StateRunning && s.now().Sub(rec.StateSince) >= s.cfg.RestartReset {
+		restarts = 0
+	}
+	if restarts >= s.cfg.MaxRestarts {
+		return s.fail(ctx, e, fmt.Sprintf("the session's runner died %s in a row; the last time %s", plural(restarts+1, "time"), reason))
+	}
+	s.log.Warn("runner died", "tenant", e.Key.Tenant, "session", e.Key.ID, "incarnation", rec.Incarnation, "reason", reason)
+	meta := bus.Meta{Actor: actor, Verb: "restart", Reason: clip(reason, maxReason)}
+	// On the condition of the revision: a delete or a pause that came in between decides.
+	_, err := s.sessions.UpdateAt(ctx, e.Key, e.Rev, meta, func(rec api.SessionRecord) (api.SessionRecord, error) {
+		if rec.State == api.StateRunning {
+			rec.State = api.StateStarting
+		}
+		nextIncarnation(&rec)
+		rec.Restarts = restarts + 1
+		rec.Reason = clip("the runner died and is started again: "+reason, maxReason)
+		entered(&rec, s.now().UTC())
+		return rec, nil
+	})
+	return ignoreConflict(err) // the change itself brings the next step
+}
+
+// fail ends a session that cannot go on. Its workspace stays until retention ends or it is deleted.
+func (s *Service) fail(ctx context.Context, e bus.Entry[api.SessionRecord], reason string) error {
+	_, err := s.move(ctx, e.Key, e.Rev, bus.Meta{Actor: actor, Verb: "fail", Reason: clip(reason, maxReason)}, func(rec *api.SessionRecord) error {
+		rec.State, rec.Reason = api.StateFailed, clip(reason, maxReason)
+		return nil
+	})
+	return ignoreConflict(err)
+}
+
+// ignoreConflict makes nothing of a write that another was faster with: its change brings the next step.
+func ignoreConflict(err error) error {
+	if api.CodeOf(err) == api.CodeConflict {
+		return nil
+	}
+	return err
+}
+
+// announceStates puts the session's changes of state into its log, in order.
+func (s *Service) announceStates(ctx context.Context, key bus.Key) error {
+	ctx, cancel := context.WithTimeout(ctx, announceTimeout)
+	defer cancel()
+	for {
+		var next *announcement
+		s.tracker.with(key, func(k *tracked) {
+			if len(k.announce) > 0 {
+				a := k.announce[0]
+				next = &a
+			}
+		})
+		if next == nil {
+			return nil
+		}
+		_, _, err := s.events.AppendUser(ctx, key.Tenant, key.ID, fmt.Sprintf("state-%d", next.rev), api.Event{
+			Type: api.EventStatus, At: next.at, State: next.state, Reason: next.reason,
+		})
+		if err != nil {
+			return errors.Join(errors.New("announce state"), err)
+		}
+		s.tracker.with(key, func(k *tracked) {
+			if len(k.announce) > 0 && k.announce[0].rev == next.rev {
+				k.announce = k.announce[1:]
+			}
+		})
+	}
+}

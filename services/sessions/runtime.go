@@ -1,0 +1,54 @@
+package sessions
+
+import (
+	"context"
+	"time"
+
+	"agentyard.dev/services/sessions/launch"
+)
+
+// Runtime runs sessions' runners somewhere: as local processes, as pods. Every method may be called at any time, again and
+// at the same time for different sessions. runtimetest.Run is its behaviour.
+type Runtime interface {
+	// Start makes sure that the session's runner of l.Incarnation runs, after having ended an older one, and returns when it has
+	// been told its launch. The runtime fills in where the runner works (Dir, Listen, and of the Sandbox what
+	// is its own). A runner survives the process that started it. An incarnation that has ended is not started again: conflict.
+	Start(ctx context.Context, l launch.Launch) (Instance, error)
+	// Stop ends the session's runner and everything that it started: gracefully for grace, then at once. With keep, the session's workspace and home
+	// stay for a later Start; without, nothing remains. Stopping what is gone is success.
+	Stop(ctx context.Context, s Ref, grace time.Duration, keep bool) error
+	// List returns the runners that run, those of earlier processes included.
+	List(ctx context.Context) ([]Instance, error)
+	// Exits tells of each runner that ended, adopted ones too, once, whoever ended it. A reader that
+	// is slow holds up nothing but the news.
+	Exits() <-chan Exit
+}
+
+// Ref names a session.
+type Ref struct {
+	Tenant  string
+	Session string
+}
+
+// Instance is one runner that runs.
+type Instance struct {
+	Ref
+	Incarnation int
+}
+
+// Exit is the end of one runner.
+type Exit struct {
+	Ref
+	Incarnation int
+	Reason      string // how it ended and what it last said, for a person
+}
+
+// RuntimeInfo is what the service says about its runtime and asks of it before it starts anything.
+type RuntimeInfo struct {
+	Name string // "process", "kube": Session.Runtime
+	Node string // Session.Node; empty: the runtime has many
+	// Isolation is what separates an agent from the machine: Session.Isolation. It may take a moment the first time.
+	Isolation func() []string
+	// Lacks returns what of a profile's Isolation the runtime cannot give.
+	Lacks func(isolation []string) []string
+}

@@ -1,0 +1,266 @@
+// Package sessions is the sessions service: it owns the SESSIONS and PROFILES ledgers and the user's side of the session log, decides
+// what follows what in a session's life, and has a [Runtime] do it.
+//
+// Operations (create.go, list.go, message.go, lifecycle.go, profile.go) write the ledger and return; the reconciler (reconcile.go) sees each
+// change in its view of the ledger, compares it with what the runtime runs, and takes one step. So whatever is killed when,
+// the next start goes on from the ledger. Runners talk to it on their own subjects (runnerops.go).
+package sessions
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"agentyard.dev/libs/api"
+	"agentyard.dev/libs/bus"
+	"agentyard.dev/libs/rpc"
+)
+
+// actor is who changes a session when nobody asked.
+const actor = "service:sessions"
+
+// Deps is what the service works with.
+type Deps struct {
+	Conn    *bus.Conn
+	Auth    rpc.Authenticator
+	Issuer  *bus.SessionIssuer
+	BusURL  string // where runners reach the bus
+	Runtime Runtime
+	Info    RuntimeInfo
+	// Kind reports whether there is a kind of agent of that name.
+	Kind func(name string) bool
+	// CheckURL refuses a repository URL that must not be cloned.
+	CheckURL func(ctx context.Context, url string) error
+	Logger   *slog.Logger
+	Metrics  prometheus.Registerer // nil: none
+	Now      func() time.Time      // nil: time.Now
+	// Denied, if set, is told of each refused operation. It must not block.
+	Denied func(ctx context.Context, op api.OpInfo, p api.Principal, err error)
+}
+
+// Service is the sessions service.
+type Service struct {
+	cfg  Config
+	deps Deps
+	log  *slog.Logger
+	now  func() time.Time
+
+	sessions *bus.Ledger[api.SessionRecord]
+	view     *bus.View[api.SessionRecord]
+	profiles *bus.Ledger[api.Profile]
+	byName   *bus.View[api.Profile]
+	events   *bus.Log
+	quotas   *quotas
+	queue    *queue
+	tracker  *tracker
+	ready    chan struct{} // closed when operations are answered
+}
+
+// Index names of the view of SESSIONS.
+const (
+	indexTenant     = "tenant"
+	indexOwner      = "owner"
+	indexLiveTenant = "live-tenant"
+	indexLiveOwner  = "live-owner"
+)
+
+func ownerValue(tenant, owner string) string { return tenant + "/" + owner }
+
+// New returns a service that has done nothing yet.
+func New(cfg Config, deps Deps) *Service {
+	if deps.Logger == nil {
+		deps.Logger = slog.New(slog.DiscardHandler)
+	}
+	if deps.Now == nil {
+		deps.Now = time.Now
+	}
+	return &Service{
+		cfg: cfg.withDefaults(), deps: deps, log: deps.Logger, now: deps.Now,
+		queue: newQueue(), tracker: newTracker(), ready: make(chan struct{}),
+	}
+}
+
+// Ready reports nil when the service answers operations.
+func (s *Service) Ready(context.Context) error {
+	select {
+	case <-s.ready:
+		return nil
+	default:
+		return api.Errorf(api.CodeUnavailable, "the sessions service is starting")
+	}
+}
+
+// Run opens the ledgers, adopts what the runtime runs, and serves until ctx ends. Sessions' runners go on without it.
+func (s *Service) Run(ctx context.Context) error {
+	if err := s.open(ctx); err != nil {
+		if ctx.Err() != nil {
+			return nil //nolint:nilerr // told to stop before the bus was there
+		}
+		return err
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var parts sync.WaitGroup
+	defer parts.Wait()
+	defer cancel(nil)
+	part := func(name string, run func(context.Context) error) {
+		parts.Go(func() {
+			if err := run(ctx); err != nil && ctx.Err() == nil {
+				cancel(fmt.Errorf("%s: %w", name, err))
+			}
+		})
+	}
+	users := bus.ReadLedger[limits](s.deps.Conn, "users").View(bus.ViewConfig[limits]{})
+	tenants := bus.ReadLedger[limits](s.deps.Conn, "tenants").View(bus.ViewConfig[limits]{})
+	s.quotas = &quotas{cfg: s.cfg, view: s.view, users: users, tenants: tenants, creating: map[string]int{}}
+	part("follow sessions", s.view.Run)
+	part("follow profiles", s.byName.Run)
+	part("follow users", users.Run)
+	part("follow tenants", tenants.Run)
+	for _, loaded := range []<-chan struct{}{s.view.Ready(), s.byName.Ready()} {
+		select {
+		case <-loaded:
+		case <-ctx.Done():
+			return cause(ctx)
+		}
+	}
+	if err := s.adopt(ctx); err != nil {
+		if ctx.Err() != nil {
+			return cause(ctx)
+		}
+		return err
+	}
+	part("watch runners", s.watchExits)
+	part("sweep", s.sweep)
+	part("reconcile", func(ctx context.Context) error {
+		s.queue.run(ctx, s.cfg.Workers, s.reconcile)
+		return nil
+	})
+	server := rpc.NewServer(s.deps.Conn, rpc.ServerConfig{
+		Service: "sessions", Auth: s.deps.Auth, Logger: s.log, Metrics: s.deps.Metrics, Denied: s.deps.Denied,
+	})
+	s.register(server)
+	part("serve", server.Run)
+	if err := server.Ready(ctx); err == nil {
+		close(s.ready)
+	}
+	<-ctx.Done()
+	return cause(ctx)
+}
+
+// cause returns why ctx ended, or nil when it was merely told to.
+func cause(ctx context.Context) error {
+	if err := context.Cause(ctx); !errors.Is(err, context.Canceled) {
+		return err
+	}
+	return nil
+}
+
+func (s *Service) open(ctx context.Context) (err error) {
+	conn := s.deps.Conn
+	if s.sessions, err = bus.OpenLedger[api.SessionRecord](ctx, conn, bus.LedgerConfig{Noun: "sessions", Replicas: s.cfg.Replicas}); err != nil {
+		return err
+	}
+	if s.profiles, err = bus.OpenLedger[api.Profile](ctx, conn, bus.LedgerConfig{Noun: "profiles", Replicas: s.cfg.Replicas}); err != nil {
+		return err
+	}
+	if s.events, err = bus.OpenLog(ctx, conn, bus.LogConfig{Replicas: s.cfg.Replicas}); err != nil {
+		return err
+	}
+	s.view = s.sessions.View(bus.ViewConfig[api.SessionRecord]{Indexes: indexes(), OnChange: s.changed})
+	s.byName = s.profiles.View(bus.ViewConfig[api.Profile]{
+		Indexes: map[string]func(bus.Entry[api.Profile]) []string{
+			indexTenant: func(e bus.Entry[api.Profile]) []string { return []string{e.Key.Tenant} },
+		},
+	})
+	return nil
+}
+
+func indexes() map[string]func(bus.Entry[api.SessionRecord]) []string {
+	type entry = bus.Entry[api.SessionRecord]
+	live := func(e entry, value string) []string {
+		if e.State.State.Final() {
+			return nil
+		}
+		return []string{value}
+	}
+	return map[string]func(entry) []string{
+		indexTenant:     func(e entry) []string { return []string{e.Key.Tenant} },
+		indexOwner:      func(e entry) []string { return []string{ownerValue(e.Key.Tenant, e.State.Owner)} },
+		indexLiveTenant: func(e entry) []string { return live(e, e.Key.Tenant) },
+		indexLiveOwner:  func(e entry) []string { return live(e, ownerValue(e.Key.Tenant, e.State.Owner)) },
+	}
+}
+
+// register is the table of the service's operations.
+func (s *Service) register(server *rpc.Server) {
+	rpc.HandleLong(server, api.CreateSession, createTimeout, s.create)
+	rpc.Handle(server, api.ListSessions, s.list)
+	rpc.Handle(server, api.GetSession, s.get)
+	rpc.Handle(server, api.SessionHistory, s.history)
+	rpc.Handle(server, api.UpdateSession, s.update)
+	rpc.Handle(server, api.DeleteSession, s.delete)
+	rpc.Handle(server, api.PauseSession, s.pause)
+	rpc.Handle(server, api.ResumeSession, s.resume)
+	rpc.Handle(server, api.InterruptSession, s.interrupt)
+	rpc.Handle(server, api.SendMessage, s.send)
+	rpc.Handle(server, api.ListMessages, s.messages)
+	rpc.Handle(server, api.AnswerApproval, s.answer)
+	rpc.Handle(server, api.CreateProfile, s.createProfile)
+	rpc.Handle(server, api.ListProfiles, s.listProfiles)
+	rpc.Handle(server, api.GetProfile, s.getProfile)
+	rpc.Handle(server, api.UpdateProfile, s.updateProfile)
+	rpc.Handle(server, api.DeleteProfile, s.deleteProfile)
+	rpc.Handle(server, api.RunnerReport, s.report)
+	rpc.Handle(server, api.RunnerInbox, s.inbox)
+	rpc.Handle(server, api.RunnerResume, s.position)
+}
+
+// public returns the part of an entry that leaves the service.
+func public(e bus.Entry[api.SessionRecord]) api.Session {
+	out := e.State.Session
+	out.Rev = e.Rev
+	return out
+}
+
+// find returns the session id of the caller's tenant on which the caller holds perm. What does not exist, is another
+// tenant's or another owner's is not_found alike, so that an id tells nothing.
+func (s *Service) find(ctx context.Context, perm api.Permission, id string) (bus.Entry[api.SessionRecord], api.Principal, error) {
+	p, ok := api.PrincipalFrom(ctx)
+	if !ok {
+		return bus.Entry[api.SessionRecord]{}, p, api.Errorf(api.CodeUnauthenticated, "no credential")
+	}
+	missing := api.Errorf(api.CodeNotFound, "there is no session %q", clip(id, 40))
+	if !api.ValidID(api.KindSession, id) {
+		return bus.Entry[api.SessionRecord]{}, p, missing
+	}
+	e, ok := s.view.Get(bus.Key{Tenant: p.Tenant, ID: id})
+	if !ok || !p.CanOn(perm, e.State.Tenant, e.State.Owner) {
+		return bus.Entry[api.SessionRecord]{}, p, missing
+	}
+	return e, p, nil
+}
+
+func asError(err error, target **api.Error) bool { return errors.As(err, target) }
+
+// newSecret returns 256 random bits as text.
+func newSecret() string {
+	var b [32]byte
+	_, _ = rand.Read(b[:]) // crypto/rand.Read never returns an error
+	return base64.RawURLEncoding.EncodeToString(b[:])
+}
+
+func plural(n int, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return strconv.Itoa(n) + " " + noun + "s"
+}

@@ -1,0 +1,60 @@
+package sessions
+
+import (
+	"slices"
+	"testing"
+
+	"agentyard.dev/libs/api"
+)
+
+var allStates = []api.State{
+	api.StatePending, api.StateStarting, api.StateRunning, api.StatePausing, api.StatePaused,
+	api.StateResuming, api.StateStopping, api.StateTerminated, api.StateFailed,
+}
+
+func TestTable(t *testing.T) {
+	// One row per state, one column per next state in the order of allStates.
+	want := map[api.State]string{
+		//                  pnd str run png psd res stp trm fld
+		api.StatePending:    " .   x   .   .   .   .   x   .   x ",
+		api.StateStarting:   " .   .   x   .   .   .   x   .   x ",
+		api.StateRunning:    " .   x   .   x   .   .   x   .   x ",
+		api.StatePausing:    " .   .   .   .   x   .   x   .   x ",
+		api.StatePaused:     " .   .   .   .   .   x   x   .   x ",
+		api.StateResuming:   " .   .   x   .   .   .   x   .   x ",
+		api.StateStopping:   " .   .   .   .   .   .   .   x   x ",
+		api.StateTerminated: " .   .   .   .   .   .   .   .   . ",
+		api.StateFailed:     " .   .   .   .   .   .   .   .   . ",
+	}
+	for _, from := range allStates {
+		for i, to := range allStates {
+			if got, want := mayFollow(from, to), want[from][4*i+1] == 'x'; got != want {
+				t.Errorf("%s → %s: %v, want %v", from, to, got, want)
+			}
+		}
+		if mayFollow(from, "unheard-of") || mayFollow("unheard-of", from) {
+			t.Errorf("an unknown state is next to %s", from)
+		}
+		if from.Final() != (len(follows[from]) == 0) {
+			t.Errorf("%s: final and what follows disagree", from)
+		}
+		if !from.Final() && (!mayFollow(from, api.StateFailed) || from != api.StateStopping && !mayFollow(from, api.StateStopping)) {
+			t.Errorf("%s cannot be ended", from)
+		}
+		if takesMessages(from) && (from.Final() || from == api.StateStopping) {
+			t.Errorf("%s takes messages that nobody will answer", from)
+		}
+	}
+	// Every state can be reached from the first.
+	seen := []api.State{api.StatePending}
+	for i := 0; i < len(seen); i++ {
+		for _, next := range follows[seen[i]] {
+			if !slices.Contains(seen, next) {
+				seen = append(seen, next)
+			}
+		}
+	}
+	if len(seen) != len(allStates) {
+		t.Errorf("only %v can be reached", seen)
+	}
+}

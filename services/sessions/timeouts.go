@@ -1,0 +1,124 @@
+package sessions
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"agentyard.dev/libs/api"
+	"agentyard.dev/libs/bus"
+)
+
+// overdue says which limit of a session has passed at now, if any.
+type overdue int
+
+const (
+	notOverdue overdue = iota
+	startOverdue
+	ttlOverdue
+	idleOverdue
+	retentionOverdue
+)
+
+// overdueAt is pure: it says what is to be done about time. Only a session whose runner says idle is ever idle.
+func overdueAt(cfg Config, rec *api.SessionRecord, now time.Time) overdue {
+	switch st := rec.State; {
+	case st.Final():
+		if cfg.Retention > 0 && rec.EndedAt != nil && now.Sub(*rec.EndedAt) >= cfg.Retention {
+			return retentionOverdue
+		}
+	case st == api.StateStopping:
+	case rec.TTL > 0 && now.Sub(rec.CreatedAt) >= rec.TTL.D():
+		return ttlOverdue
+	case (st == api.StateStarting || st == api.StateResuming) && now.Sub(rec.StateSince) >= cfg.StartTimeout:
+		return startOverdue
+	case st == api.StateRunning && rec.Activity == api.ActivityIdle && rec.IdleTimeout > 0 &&
+		now.Sub(rec.LastActiveAt) >= rec.IdleTimeout.D() && now.Sub(rec.StateSince) >= rec.IdleTimeout.D():
+		return idleOverdue
+	}
+	return notOverdue
+}
+
+// sweep queues, now and then, the sessions for which a time has passed.
+func (s *Service) sweep(ctx context.Context) error {
+	tick := time.NewTicker(s.cfg.Sweep)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		now := s.now()
+		var due []bus.Key
+		s.view.All(func(e bus.Entry[api.SessionRecord]) bool {
+			if overdueAt(s.cfg, &e.State, now) != notOverdue {
+				due = append(due, e.Key)
+			}
+			return true
+		})
+		for _, key := range due {
+			s.queue.add(key)
+		}
+	}
+}
+
+// timeOut does what a passed time demands, and reports whether that was the step.
+func (s *Service) timeOut(ctx context.Context, e bus.Entry[api.SessionRecord]) (done bool, err error) {
+	rec := e.State
+	switch overdueAt(s.cfg, &rec, s.now()) {
+	case startOverdue:
+		reason := fmt.Sprintf("it did not run within %s", s.cfg.StartTimeout)
+		if rec.Reason != "" {
+			reason += ": " + rec.Reason
+		}
+		return true, s.fail(ctx, e, reason)
+	case ttlOverdue:
+		reason := fmt.Sprintf("its ttl of %s has passed", rec.TTL)
+		return true, s.end(ctx, e, api.StateStopping, "expire", reason)
+	case idleOverdue:
+		heard, err := s.heard(ctx, e.Key)
+		if err != nil || heard {
+			return false, err // a message is on its way to the runner
+		}
+		return true, s.end(ctx, e, api.StatePausing, "idle", fmt.Sprintf("it was idle for %s", rec.IdleTimeout))
+	case retentionOverdue:
+		if err := s.deps.Runtime.Stop(ctx, refOf(e.Key), s.cfg.StopGrace, false); err != nil {
+			return true, fmt.Errorf("remove workspace: %w", err)
+		}
+		if err := s.events.Purge(ctx, e.Key.Tenant, e.Key.ID); err != nil {
+			return true, err
+		}
+		return true, s.sessions.Purge(ctx, e.Key)
+	}
+	return false, nil
+}
+
+// end moves a session on because of time, unless somebody was faster.
+func (s *Service) end(ctx context.Context, e bus.Entry[api.SessionRecord], to api.State, verb, reason string) error {
+	_, err := s.move(ctx, e.Key, e.Rev, bus.Meta{Actor: actor, Verb: verb, Reason: reason}, func(rec *api.SessionRecord) error {
+		rec.State, rec.Reason = to, reason
+		return nil
+	})
+	return ignoreConflict(err)
+}
+
+// heard reports whether a person's message waits to be answered, whatever the runner last said.
+func (s *Service) heard(ctx context.Context, key bus.Key) (bool, error) {
+	if s.now().Sub(s.tracker.see(key).touched) < justNow {
+		return true, nil
+	}
+	left, err := s.leftOff(ctx, key)
+	if err != nil {
+		return false, fmt.Errorf("look for messages: %w", err)
+	}
+	for _, m := range left.Conversation {
+		if m.Role == roleUser && m.Seq > left.DoneSeq {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// justNow is how fresh a message is that may not be in the log yet: longer than its write may take.
+const justNow = 10 * time.Second
