@@ -68,6 +68,12 @@ var (
 		Service: "auth", Verb: "audit-list", Permission: AuditRead,
 		Route: "GET /api/v1/audit", Summary: "List audit records, newest first",
 	}
+	// RecordDenial tells auth that another service has refused the caller something
+	// (libs/trust, Denials). The caller's own token is the record's actor.
+	RecordDenial = Op[RecordDenialRequest, None]{
+		Service: "auth", Verb: "record-denial", Permission: Authenticated,
+		Summary: "Record that the caller was refused an operation",
+	}
 )
 
 // IDRef names one entity of the caller's tenant.
@@ -170,4 +176,10 @@ type ListAuditRequest struct {
 	List
 	Actor  string `json:"actor,omitempty" in:"query"`
 	Action string `json:"action,omitempty" in:"query"`
+}
+
+// RecordDenialRequest says what was refused: an operation's name and why.
+type RecordDenialRequest struct {
+	Action string `json:"action"`
+	Detail string `json:"detail,omitempty"`
 }
