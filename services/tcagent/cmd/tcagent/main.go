@@ -1,0 +1,71 @@
+// Command tcagent is the node agent, one process per node. It links no Kubernetes client.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"time"
+
+	"agentyard.dev/libs/bus"
+	"agentyard.dev/libs/daemon"
+	"agentyard.dev/services/tcagent"
+)
+
+// version is set by the linker.
+var version = "dev"
+
+// closeTimeout bounds the last flush to the bus.
+const closeTimeout = 5 * time.Second
+
+func main() {
+	err := run(os.Args[1:], os.Getenv)
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+	case err != nil:
+		fmt.Fprintln(os.Stderr, "tcagent:", err)
+		os.Exit(1)
+	}
+}
+
+//	┌─ daemon ──────────────────────┐
+//	│ admin: health, ready, metrics │ ◀── operator, kubelet
+//	│ tcagent                       │
+//	│    └─ connection ─────────────┼──▶ bus
+//	└───────────────────────────────┘
+func run(args []string, getenv func(string) string) error {
+	var (
+		cfg     tcagent.Config
+		client  bus.ClientFlags
+		process daemon.Config
+	)
+	fs := flag.NewFlagSet("tcagent", flag.ContinueOnError)
+	cfg.Register(fs)
+	client.Register(fs)
+	process.Register(fs)
+	if err := daemon.ParseFlags(fs, args, getenv); err != nil {
+		return err
+	}
+
+	d, err := daemon.New("tcagent", version, process, os.Stderr)
+	if err != nil {
+		return err
+	}
+	conn, err := client.Connect("tcagent", d.Logger)
+	if err != nil {
+		return err
+	}
+	service := tcagent.New(cfg, tcagent.Deps{Bus: conn, Logger: d.Logger})
+
+	d.Ready("tcagent", service.Ready)
+	d.Add("bus", func(ctx context.Context) error { // the first to start is the last to stop
+		<-ctx.Done()
+		flush, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
+		defer cancel()
+		return conn.Close(flush)
+	})
+	d.Add("tcagent", service.Run)
+	return d.Run(context.Background())
+}
