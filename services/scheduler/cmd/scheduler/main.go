@@ -30,11 +30,11 @@ func main() {
 	}
 }
 
-//	┌─ daemon ──────────────────────┐
-//	│ admin: health, ready, metrics │ ◀── operator, kubelet
-//	│ scheduler                     │
-//	│    └─ connection ─────────────┼──▶ bus
-//	└───────────────────────────────┘
+// ┌─ daemon ──────────────────────┐
+// │ admin: health, ready, metrics │ ◀── operator, kubelet
+// │ scheduler                     │
+// │    └─ connection ─────────────┼──▶ bus
+// └───────────────────────────────┘
 func run(args []string, getenv func(string) string) error {
 	var (
 		cfg     scheduler.Config

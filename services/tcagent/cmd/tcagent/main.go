@@ -30,11 +30,11 @@ func main() {
 	}
 }
 
-//	┌─ daemon ──────────────────────┐
-//	│ admin: health, ready, metrics │ ◀── operator, kubelet
-//	│ tcagent                       │
-//	│    └─ connection ─────────────┼──▶ bus
-//	└───────────────────────────────┘
+// ┌─ daemon ──────────────────────┐
+// │ admin: health, ready, metrics │ ◀── operator, kubelet
+// │ tcagent                       │
+// │    └─ connection ─────────────┼──▶ bus
+// └───────────────────────────────┘
 func run(args []string, getenv func(string) string) error {
 	var (
 		cfg     tcagent.Config
