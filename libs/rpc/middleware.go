@@ -49,7 +49,7 @@ func (s *Server) observed(ctx context.Context, c *call, took time.Duration, err 
 			level = slog.LevelWarn
 		}
 		if refused(err) && s.cfg.Denied != nil {
-			s.cfg.Denied(ctx, c.h.info, c.principal, err)
+			s.cfg.Denied(token.WithRaw(ctx, c.raw), c.h.info, c.principal, err)
 		}
 	}
 	s.seconds.WithLabelValues(s.cfg.Service, c.h.info.Verb, code).Observe(took.Seconds())
@@ -94,7 +94,7 @@ func (s *Server) authorise(next endpoint.Endpoint) endpoint.Endpoint {
 		p, err := s.verify(ctx, raw)
 		switch {
 		case err == nil:
-			c.principal = p
+			c.principal, c.raw = p, raw
 			ctx = token.WithRaw(api.WithPrincipal(ctx, p), raw)
 		case want != api.Public:
 			return nil, err

@@ -31,6 +31,7 @@ type call struct {
 	tenant    string        // of a runner's request: proven by its subject
 	session   string        // likewise
 	principal api.Principal // once authorised
+	raw       string        // its access token, unless it is a session
 }
 
 func (s *Server) handle(info api.OpInfo, p *pool, timeout time.Duration, inner endpoint.Endpoint) {

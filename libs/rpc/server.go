@@ -34,7 +34,8 @@ type ServerConfig struct {
 	Metrics     prometheus.Registerer // nil: none
 	Concurrency int                   // operations at once; zero: 256. Above it callers get exhausted at once.
 	Timeout     time.Duration         // of one operation; zero: 30 s (wait operations set their own with HandleLong)
-	// Denied, if set, is told of each refusal (unauthenticated or denied), for the audit ledger. It must not block.
+	// Denied, if set, is told of each refusal (unauthenticated or denied), for the audit ledger. ctx carries
+	// the verified caller's raw token. It must not block.
 	Denied func(ctx context.Context, op api.OpInfo, p api.Principal, err error)
 }
 
