@@ -30,11 +30,13 @@ func main() {
 	}
 }
 
-// ┌─ daemon ──────────────────────┐
-// │ admin: health, ready, metrics │ ◀── operator, kubelet
-// │ tcagent                       │
-// │    └─ connection ─────────────┼──▶ bus
-// └───────────────────────────────┘
+// run puts the process together and runs it.
+//
+//	┌─ daemon ──────────────────────┐
+//	│ admin: health, ready, metrics │ ◀── operator, kubelet
+//	│ tcagent                       │
+//	│    └─ connection ─────────────┼──▶ bus
+//	└───────────────────────────────┘
 func run(args []string, getenv func(string) string) error {
 	var (
 		cfg     tcagent.Config
