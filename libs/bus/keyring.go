@@ -25,10 +25,10 @@ import (
 // template by tag and name, so it signs credentials of sessions and nothing else.
 //
 // Permissions (see permissions.go for the exact list, libs/api/subject.go for the subjects):
-//   - gateway: request yard.v1.op.>, subscribe yard.v1.live.>, read and follow every ledger
+//   - gateway: request yard.v1.op.>, subscribe yard.v1.live.log.>, read and follow every ledger
 //     (JetStream consumer on and direct get of the ledger streams and LOG), own ledgers
 //     IDEMPOTENCY and TICKETS written.
-//   - auth: answer yard.v1.op.auth.*, own its ledgers (TENANTS USERS KEYS AUDIT JWKS REVOKED).
+//   - auth: answer yard.v1.op.auth.*, own its ledgers (TENANTS USERS KEYS AUDIT JWKS REVOKED SIGNERS).
 //   - sessions: answer yard.v1.op.sessions.* and yard.v1.runner.>, own SESSIONS PROFILES LOG
 //     (publish …log.*.*.user), request yard.v1.op.auth.*.
 //   - scheduler, tcagent: answer their own ops, own their own ledgers (TASKS SCHEDULES QUEUES;
