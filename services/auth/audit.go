@@ -106,6 +106,19 @@ func (s *Service) denied(ctx context.Context, op api.OpInfo, p api.Principal, er
 	}})
 }
 
+// recordDenial answers api.RecordDenial: what another service has refused p.
+func (s *Service) recordDenial(ctx context.Context, p api.Principal, req api.RecordDenialRequest) (api.None, error) {
+	service, verb, ok := strings.Cut(req.Action, ".")
+	if !ok || service == "auth" || !api.ValidName(service) || !api.ValidName(verb) {
+		return api.None{}, api.Invalid("/action", "is not the name of another service's operation")
+	}
+	s.audit.see(sighting{window: floodWindow, rec: api.AuditRecord{
+		At: s.now(), Tenant: p.Tenant, Actor: p.ID, Action: req.Action, Outcome: string(api.CodeDenied),
+		Detail: req.Detail, RequestID: rpc.RequestID(ctx),
+	}})
+	return api.None{}, nil
+}
+
 // see queues a sighting; it never blocks.
 func (a *audit) see(x sighting) {
 	r := x.rec

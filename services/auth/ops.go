@@ -31,6 +31,7 @@ func (s *Service) handle() {
 	answer(s, api.RevokeKey, s.revokeKey)
 
 	answer(s, api.ListAudit, s.listAudit)
+	answer(s, api.RecordDenial, s.recordDenial)
 }
 
 // answer registers h, which is given the principal that the server has verified.
