@@ -1,0 +1,8 @@
+// Package api imports what it must not.
+package api
+
+import (
+	_ "net/http"
+
+	_ "github.com/google/uuid"
+)

@@ -1,0 +1,2 @@
+// Package types has another name than its directory, and a vague one.
+package types

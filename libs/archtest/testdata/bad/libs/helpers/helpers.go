@@ -1,0 +1,2 @@
+// Package helpers has a vague name.
+package helpers

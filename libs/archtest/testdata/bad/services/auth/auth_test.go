@@ -1,0 +1,3 @@
+package auth
+
+import _ "agentyard.dev/services/gateway"

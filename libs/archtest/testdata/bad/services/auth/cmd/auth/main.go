@@ -1,0 +1,4 @@
+// Command auth is as it should be.
+package main
+
+func main() {}

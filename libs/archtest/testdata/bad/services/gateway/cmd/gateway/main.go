@@ -1,0 +1,2 @@
+// Package gateway lies where its command should.
+package gateway

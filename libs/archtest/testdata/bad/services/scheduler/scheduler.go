@@ -1,0 +1,2 @@
+// Package scheduler has no command.
+package scheduler

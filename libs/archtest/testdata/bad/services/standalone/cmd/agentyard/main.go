@@ -1,0 +1,6 @@
+// Command agentyard may import every service.
+package main
+
+import _ "agentyard.dev/services/auth"
+
+func main() {}

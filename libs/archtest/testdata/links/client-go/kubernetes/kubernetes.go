@@ -1,0 +1,2 @@
+// Package kubernetes stands for the real one.
+package kubernetes
