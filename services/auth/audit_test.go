@@ -102,6 +102,14 @@ func TestAudit(t *testing.T) {
 			t.Errorf("%d records", n)
 		}
 	})
+	t.Run("records what other services deny", func(t *testing.T) {
+		must(t, member, api.RecordDenial, api.RecordDenialRequest{Action: "sessions.delete", Detail: "no"})
+		has(t, admin, api.ListAuditRequest{Actor: member.ID}, api.AuditRecord{Action: "sessions.delete", Actor: member.ID, Outcome: "denied", Detail: "no"})
+		for _, action := range []string{"auth.user-create", "sessions", "", ".", "sessions.*", "a/b.c"} {
+			_, err := ask(member, api.RecordDenial, api.RecordDenialRequest{Action: action})
+			wantCode(t, err, api.CodeInvalid)
+		}
+	})
 	t.Run("filters", func(t *testing.T) {
 		for _, rec := range records(t, admin, api.ListAuditRequest{Actor: admin.ID, Action: "auth.user-create"}) {
 			if rec.Actor != admin.ID || rec.Action != "auth.user-create" {

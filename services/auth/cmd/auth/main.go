@@ -30,9 +30,11 @@ func main() {
 	}
 }
 
-//	gateway, sessions ──ops──▶ auth ──▶ ledgers TENANTS USERS KEYS LASTUSED AUDIT SIGNERS
-//	                            │
-//	every service ◀──follows────┴──▶ ledgers JWKS REVOKED
+// gateway, sessions ──ops──▶ auth ──▶ ledgers TENANTS USERS KEYS LASTUSED AUDIT SIGNERS
+//
+//	│
+//
+// every service ◀──follows────┴──▶ ledgers JWKS REVOKED
 func run(ctx context.Context, args []string, getenv func(string) string) error {
 	var cfg auth.Config
 	var process daemon.Config
