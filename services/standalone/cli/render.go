@@ -99,6 +99,8 @@ func (r *renderer) status(ev api.Event) string {
 	switch {
 	case ev.State == api.StateFailed:
 		return r.paint(red, "! the session failed: "+or(line(ev.Reason), "no reason given"))
+	case ev.Reason == "" && (ev.State == api.StatePending || ev.State == api.StateStarting || ev.State == api.StateResuming):
+		return "" // on the way
 	case ev.State != "" && ev.State != api.StateRunning:
 		return r.paint(dim, "  "+strings.TrimSpace(string(ev.State)+"  "+line(ev.Reason)))
 	}

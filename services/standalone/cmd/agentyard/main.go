@@ -12,11 +12,22 @@ import (
 	"context"
 	"os"
 
+	"agentyard.dev/services/sessions/demo"
+	"agentyard.dev/services/sessions/runner"
 	"agentyard.dev/services/sessions/sandbox"
 	"agentyard.dev/services/standalone/cli"
 )
 
 func main() {
 	sandbox.MaybeInit()
+	// These are started by agentyard itself, some for every session, and need none of the rest.
+	if len(os.Args) > 1 {
+		switch os.Args[1] {
+		case "runner":
+			os.Exit(runner.Main(os.Args[2:], os.Stdin, os.Stderr))
+		case runner.DemoVerb:
+			os.Exit(demo.Run())
+		}
+	}
 	os.Exit(cli.Main(context.Background(), os.Args[1:], cli.Env{In: os.Stdin, Out: os.Stdout, Err: os.Stderr, Getenv: os.Getenv}))
 }
