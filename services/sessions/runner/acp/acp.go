@@ -48,11 +48,11 @@ type client struct {
 
 // Start starts cfg.Argv, negotiates the protocol version and opens the conversation.
 func Start(ctx context.Context, cfg agent.Config) (agent.Agent, error) {
-	cmd, err := cfg.Spawn(cfg.Argv)
+	program, err := cfg.Spawn(cfg.Argv)
 	if err != nil {
 		return nil, err
 	}
-	child, err := agent.StartChild(cmd)
+	child, err := agent.StartChild(program)
 	if err != nil {
 		return nil, err
 	}

@@ -24,15 +24,15 @@ type Child struct {
 	Stdin  io.WriteCloser
 	Stdout io.Reader
 
-	cmd    *exec.Cmd
-	stderr tail
-	done   chan struct{}
-	err    error // after done
+	program *Program
+	stderr  tail
+	done    chan struct{}
+	err     error // after done
 }
 
-// StartChild starts cmd in a process group of its own, with pipes.
-func StartChild(cmd *exec.Cmd) (*Child, error) {
-	c := &Child{cmd: cmd, done: make(chan struct{})}
+// StartChild starts p in a process group of its own, with pipes.
+func StartChild(p *Program) (*Child, error) {
+	c, cmd := &Child{program: p, done: make(chan struct{})}, p.Cmd
 	c.stderr.limit = stderrTail
 	cmd.Stderr = &c.stderr
 	cmd.WaitDelay = waitDelay
@@ -56,7 +56,7 @@ func StartChild(cmd *exec.Cmd) (*Child, error) {
 	c.Stdin, c.Stdout = stdin, r
 	go func() {
 		c.err = cmd.Wait()
-		KillGroup(cmd) // what the agent left behind
+		p.End() // what the agent left behind
 		// A reader may still find what the agent had written; a grandchild that
 		// outlives it must not keep the reader for ever.
 		time.AfterFunc(waitDelay, func() { r.Close() })
@@ -71,32 +71,53 @@ func (c *Child) Done() <-chan struct{} { return c.done }
 // Death waits for the process to be gone and says how it ended.
 func (c *Child) Death() *DiedError {
 	<-c.done
-	return &DiedError{Detail: describe(c.err, c.stderr.String())}
+	return &DiedError{Detail: Describe(c.err, c.stderr.String())}
 }
 
-// Kill ends the process and its group at once.
-func (c *Child) Kill() { KillGroup(c.cmd) }
+// Kill ends the process and what it started at once.
+func (c *Child) Kill() { c.program.End() }
 
 // Close closes the child's input, asks it to end, and after ctx (at the latest a few
 // seconds) kills its group. It returns when the process is gone.
 func (c *Child) Close(ctx context.Context) error {
 	_ = c.Stdin.Close()
-	return Terminate(ctx, c.cmd, c.done)
+	return c.program.Terminate(ctx, c.done)
 }
 
-// Terminate sends cmd's process SIGTERM and, when ctx or the grace period ends before
-// done is closed, kills its group. It returns when done is closed.
-func Terminate(ctx context.Context, cmd *exec.Cmd, done <-chan struct{}) error {
+// Terminate sends the started process SIGTERM and, when ctx or the grace period ends
+// before done is closed, kills it and what it started. It returns when done is closed.
+func (p *Program) Terminate(ctx context.Context, done <-chan struct{}) error {
+	return p.stop(ctx, syscall.SIGTERM, done)
+}
+
+// Hangup is Terminate for a program on a terminal: shells end at SIGHUP, not at SIGTERM.
+func (p *Program) Hangup(ctx context.Context, done <-chan struct{}) error {
+	return p.stop(ctx, syscall.SIGHUP, done)
+}
+
+func (p *Program) stop(ctx context.Context, sig syscall.Signal, done <-chan struct{}) error {
 	ctx, cancel := context.WithTimeout(ctx, closeGrace)
 	defer cancel()
-	_ = cmd.Process.Signal(syscall.SIGTERM)
+	_ = p.Process.Signal(sig)
 	select {
 	case <-done:
 	case <-ctx.Done():
-		KillGroup(cmd)
+		p.End()
 		<-done
 	}
 	return nil
+}
+
+// End kills the started process and what it started at once. What is gone is success.
+func (p *Program) End() {
+	if p.Process == nil || p.Process.Pid <= 1 {
+		return
+	}
+	if p.Kill != nil {
+		_ = p.Kill(p.Cmd) // only what is gone cannot be killed
+		return
+	}
+	_ = syscall.Kill(-p.Process.Pid, syscall.SIGKILL)
 }
 
 // OwnGroup makes cmd the leader of a process group, unless it starts a session, which
@@ -110,15 +131,8 @@ func OwnGroup(cmd *exec.Cmd) {
 	}
 }
 
-// KillGroup kills the group that the started cmd leads. A group that is gone is success.
-func KillGroup(cmd *exec.Cmd) {
-	if cmd.Process != nil && cmd.Process.Pid > 1 {
-		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
-	}
-}
-
-// describe says how a process ended and what it last wrote to its error output.
-func describe(err error, said string) string {
+// Describe says how a process ended and what it last wrote to its error output.
+func Describe(err error, said string) string {
 	text := "it ended with exit status 0"
 	var exit *exec.ExitError
 	switch {

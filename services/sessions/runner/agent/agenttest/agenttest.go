@@ -148,11 +148,11 @@ func (s Suite) New(t *testing.T, dir, session string) *Running {
 	var cmd *exec.Cmd
 	cfg := agent.Config{
 		Argv: s.Argv, Dir: dir, Session: session, Sink: r.Sink, Logger: slog.New(slog.NewTextHandler(os.Stderr, nil)),
-		Spawn: func(argv []string, env ...string) (*exec.Cmd, error) {
+		Spawn: func(argv []string, env ...string) (*agent.Program, error) {
 			cmd = exec.Command(argv[0], argv[1:]...)
 			cmd.Dir = dir
 			cmd.Env = append(append([]string{}, s.Env...), env...)
-			return cmd, nil
+			return &agent.Program{Cmd: cmd}, nil
 		},
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), wait)
@@ -346,7 +346,9 @@ func (s Suite) load(t *testing.T) {
 func (s Suite) missing(t *testing.T) {
 	cfg := agent.Config{
 		Argv: []string{"/nonexistent/agent"}, Dir: t.TempDir(), Sink: NewSink(""), Logger: slog.Default(),
-		Spawn: func(argv []string, _ ...string) (*exec.Cmd, error) { return exec.Command(argv[0], argv[1:]...), nil },
+		Spawn: func(argv []string, _ ...string) (*agent.Program, error) {
+			return &agent.Program{Cmd: exec.Command(argv[0], argv[1:]...)}, nil
+		},
 	}
 	_, err := s.Start(context.Background(), cfg)
 	if err == nil || !strings.Contains(fmt.Sprint(err), "/nonexistent/agent") {
