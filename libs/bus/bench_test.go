@@ -4,8 +4,11 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"syscall"
 	"testing"
+	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"agentyard.dev/libs/api"
@@ -20,6 +23,7 @@ var body = make([]byte, 300)
 func inParallel(b *testing.B, n int, f func(worker, i int) error) {
 	b.Helper()
 	b.ResetTimer()
+	before := cpuTime()
 	var wg sync.WaitGroup
 	for w := range n {
 		wg.Go(func() {
@@ -33,6 +37,17 @@ func inParallel(b *testing.B, n int, f func(worker, i int) error) {
 	}
 	wg.Wait()
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "op/s")
+	b.ReportMetric(float64((cpuTime()-before).Microseconds())/float64(b.N), "cpu-µs/op")
+}
+
+// cpuTime is what this process, clients and server, has used: on a busy machine it tells more
+// than the clock.
+func cpuTime() time.Duration {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		return 0
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 var concurrencies = []int{1, 16, 64}
@@ -73,6 +88,25 @@ func BenchmarkLedgerUpdate(b *testing.B) {
 			}
 			inParallel(b, n, func(w, i int) error {
 				_, err := l.Update(context.Background(), keys[w], meta, increment)
+				return err
+			})
+		})
+	}
+}
+
+// The limit of the log: one connection for each session, each publish acknowledged.
+func BenchmarkRawLogPublish(b *testing.B) {
+	for _, n := range concurrencies {
+		b.Run(fmt.Sprintf("c=%d", n), func(b *testing.B) {
+			y := newYard(b, bus.LogConfig{})
+			conns, subjects := make([]*nats.Conn, n), make([]string, n)
+			for i := range conns {
+				s := api.NewID(api.KindSession)
+				conns[i] = bustest.ConnectSession(b, y.srv, y.ring, tenant, s).NATS()
+				subjects[i] = api.LogSubject(tenant, s, api.WriterAgent)
+			}
+			inParallel(b, n, func(w, i int) error {
+				_, err := conns[w].Request(subjects[w], body, patience)
 				return err
 			})
 		})
@@ -122,36 +156,42 @@ func BenchmarkLogAppend(b *testing.B) {
 	}
 }
 
-// BenchmarkReplay reads one session's 1,500 events among those of others.
+// BenchmarkReplay follows one session's 1,500 events, among those of others, to the head.
 func BenchmarkReplay(b *testing.B) {
-	y := newYard(b, bus.LogConfig{})
-	ids := make([]string, 20)
-	as := make([]*bus.Appender, len(ids))
-	for i := range ids {
-		ids[i] = api.NewID(api.KindSession)
-		as[i], _ = y.appender(b, ids[i], 0)
-	}
-	for round := range 15 {
-		for _, a := range as {
-			appendChunks(b, a, round*100, round*100+100)
-		}
-	}
-	b.ResetTimer()
-	for i := range b.N {
-		n := 0
-		for after, more := uint64(0), true; more; {
-			var evs []api.Event
-			var err error
-			evs, more, err = y.log.Read(context.Background(), tenant, ids[i%len(ids)], "", after, 1000)
-			if err != nil {
-				b.Fatal(err)
+	for _, entry := range []int{1, 10} {
+		b.Run(fmt.Sprintf("entry=%d", entry), func(b *testing.B) {
+			y := newYard(b, bus.LogConfig{})
+			ids := make([]string, 20)
+			var wg sync.WaitGroup
+			for i := range ids {
+				ids[i] = api.NewID(api.KindSession)
+				a, _ := y.appender(b, ids[i], 0)
+				wg.Go(func() {
+					for j := 0; j < 1500; j += entry {
+						evs := make([]api.Event, entry)
+						for k := range evs {
+							evs[k] = chunk(j + k)
+						}
+						_ = a.Append(context.Background(), evs...)
+						if err := a.Flush(context.Background()); err != nil {
+							b.Error(err)
+							return
+						}
+					}
+				})
 			}
-			n += len(evs)
-			after = evs[len(evs)-1].Seq
-		}
-		if n != 1500 {
-			b.Fatalf("%d events", n)
-		}
+			wg.Wait()
+			h := bus.NewHub(bus.ReadLog(bustest.Connect(b, y.srv, y.ring, "gateway")))
+			b.ResetTimer()
+			for i := range b.N {
+				n := 0
+				ctx, cancel := context.WithCancel(context.Background())
+				_ = h.Follow(ctx, tenant, ids[i%len(ids)], 0, func(*bus.HubEvent) error { n++; return nil }, cancel)
+				if n != 1500 {
+					b.Fatalf("%d events", n)
+				}
+			}
+		})
 	}
 }
 

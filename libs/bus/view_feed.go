@@ -295,6 +295,9 @@ func (v *View[T]) take(m *nats.Msg, seq uint64) {
 	if !ok {
 		return
 	}
+	if v.known(key, seq) {
+		return // this process's own write
+	}
 	e, err := v.l.decode(key, stored{subject: m.Subject, seq: seq, header: m.Header, data: m.Data})
 	if err != nil {
 		v.l.c.log.Error("view skips an entry", "stream", v.l.stream, "tenant", key.Tenant, "code", api.CodeOf(err), "err", err)
@@ -304,6 +307,19 @@ func (v *View[T]) take(m *nats.Msg, seq uint64) {
 	v.applyLocked(e, true)
 	v.mu.Unlock()
 	v.tell()
+}
+
+// known marks a change as seen if it was applied before the consumer brought it.
+func (v *View[T]) known(key Key, rev uint64) bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.ahead[key] == rev {
+		delete(v.ahead, key)
+	} else if it := v.items[key]; it == nil || it.entry.Rev != rev {
+		return false
+	}
+	v.seen = max(v.seen, rev)
+	return true
 }
 
 // delivery is where a consumer's message stands.
