@@ -2,8 +2,6 @@ package runner
 
 import (
 	"context"
-	"encoding/json"
-	"strconv"
 	"time"
 
 	"agentyard.dev/libs/api"
@@ -13,121 +11,25 @@ import (
 
 const (
 	inboxPage   = 256
-	liveBuffer  = 256 // live events that wait to be handled; above it they are read again
 	callTimeout = 5 * time.Second
 	retryFirst  = 50 * time.Millisecond
 	retryMost   = 2 * time.Second
 )
 
-// Headers of a republished log entry (NATS, JetStream's RePublish).
-const (
-	headerSequence     = "Nats-Sequence"
-	headerLastSequence = "Nats-Last-Sequence" // of the same subject, before this entry
-)
-
-// liveEvent is a republished entry of the user's side of the log.
-type liveEvent struct {
-	seq, before uint64
-	ev          api.Event
-}
-
-// follow hands every entry of the user's side of the log after sequence after to the
-// queue, in order and once: it follows the live subject and reads what that missed, at
-// the start, at a gap and after a reconnect.
+// follow hands every event of the user's side of the log after sequence after to the
+// queue, in order and once: live, and read from the sessions service where that missed
+// something.
 func (r *runner) follow(ctx context.Context, after uint64) error {
-	missed := make(chan struct{}, 1)
-	miss := func() {
-		select {
-		case missed <- struct{}{}:
-		default:
-		}
-	}
-	live := make(chan liveEvent, liveBuffer)
-	subject := api.LiveSubject(r.launch.Tenant, r.launch.Session, api.WriterUser)
-	receive := func(_ string, h bus.Header, data []byte) {
-		e, ok := decodeLive(h, data)
-		if !ok {
-			miss()
-			return
-		}
-		select {
-		case live <- e:
-		default:
-			miss()
-		}
-	}
-	err := r.persist(ctx, "follow the log", func(context.Context) error { return r.conn.Subscribe(ctx, subject, receive, miss) })
-	if err != nil {
-		return err
-	}
-	miss() // what came before
-	for {
-		select {
-		case <-missed:
-			if after, err = r.catchUp(ctx, after); err != nil {
-				return err
-			}
-		case e := <-live:
-			switch {
-			case e.seq <= after:
-				continue
-			case e.before > after:
-				if after, err = r.catchUp(ctx, after); err != nil {
-					return err
-				}
-				continue
-			}
-			e.ev.Seq = e.seq
-			if err := r.deliver(ctx, e.ev); err != nil {
-				return err
-			}
-			after = e.seq
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
-}
-
-func decodeLive(h bus.Header, data []byte) (liveEvent, bool) {
-	var e liveEvent
-	var err error
-	if e.seq, err = strconv.ParseUint(h.Get(headerSequence), 10, 64); err != nil {
-		return e, false
-	}
-	if e.before, err = strconv.ParseUint(h.Get(headerLastSequence), 10, 64); err != nil {
-		return e, false
-	}
-	return e, json.Unmarshal(data, &e.ev) == nil
-}
-
-// catchUp reads and delivers everything after a sequence and returns the last one.
-func (r *runner) catchUp(ctx context.Context, after uint64) (uint64, error) {
-	for {
+	read := func(ctx context.Context, after uint64, limit int) ([]api.Event, bool, error) {
 		var page api.RunnerInboxResponse
 		err := r.persist(ctx, "read the inbox", func(ctx context.Context) (err error) {
 			page, err = rpc.CallAsSession(ctx, r.client, r.launch.Tenant, r.launch.Session, api.RunnerInbox,
-				api.RunnerInboxRequest{After: after, Limit: inboxPage})
+				api.RunnerInboxRequest{After: after, Limit: min(limit, inboxPage)})
 			return err
 		})
-		if err != nil {
-			return after, err
-		}
-		for _, ev := range page.Events {
-			if ev.Type == api.EventGap {
-				after = max(after, ev.To)
-			}
-			if ev.Seq <= after {
-				continue
-			}
-			if err := r.deliver(ctx, ev); err != nil {
-				return after, err
-			}
-			after = ev.Seq
-		}
-		if !page.More || len(page.Events) == 0 {
-			return after, nil
-		}
+		return page.Events, page.More, err
 	}
+	return bus.FollowUser(ctx, r.conn, r.launch.Tenant, r.launch.Session, after, read, func(ev api.Event) error { return r.deliver(ctx, ev) }, nil)
 }
 
 // deliver acts on one entry.
