@@ -314,6 +314,8 @@ func TestKeys(t *testing.T) {
 	viewer := admin.user(t, "vic", api.RoleViewer)
 	other := admin.tenant(t, "acme")
 	narrow := y.as(admin.key, api.KeyWrite, api.KeyWrite.Any(), api.SessionRead)
+	// It may do all that a member may, now.
+	broad := y.as(admin.key, append(api.RoleMember.Permissions(), api.KeyWrite.Any())...)
 	hour := api.Duration(time.Hour)
 
 	t.Run("create", func(t *testing.T) {
@@ -322,26 +324,27 @@ func TestKeys(t *testing.T) {
 			req  api.CreateKeyRequest
 			code api.Code
 		}{
-			"own":                            {member, api.CreateKeyRequest{Name: "laptop"}, ""},
-			"own with scopes and an end":     {member, api.CreateKeyRequest{Name: "ci", Scopes: []api.Permission{api.SessionRead}, ExpiresIn: hour}, ""},
-			"for another, by an admin":       {admin, api.CreateKeyRequest{Name: "ci", User: member.ID}, ""},
-			"scopes within scopes":           {narrow, api.CreateKeyRequest{Name: "ci", Scopes: []api.Permission{api.SessionRead}}, ""},
-			"for another, by a member":       {member, api.CreateKeyRequest{Name: "ci", User: second.ID}, api.CodeDenied},
-			"by a viewer":                    {viewer, api.CreateKeyRequest{Name: "ci"}, api.CodeDenied},
-			"for another tenant's user":      {admin, api.CreateKeyRequest{Name: "ci", User: other.ID}, api.CodeNotFound},
-			"for nobody":                     {admin, api.CreateKeyRequest{Name: "ci", User: api.NewID(api.KindUser)}, api.CodeNotFound},
-			"for what is no id":              {admin, api.CreateKeyRequest{Name: "ci", User: "*"}, api.CodeInvalid},
-			"without a name":                 {member, api.CreateKeyRequest{}, api.CodeInvalid},
-			"an unknown scope":               {member, api.CreateKeyRequest{Name: "ci", Scopes: []api.Permission{"session:*"}}, api.CodeInvalid},
-			"the empty scope":                {member, api.CreateKeyRequest{Name: "ci", Scopes: []api.Permission{api.Authenticated}}, api.CodeInvalid},
-			"a runner's scope":               {member, api.CreateKeyRequest{Name: "ci", Scopes: []api.Permission{api.SessionScoped}}, api.CodeInvalid},
-			"a scope that one does not have": {member, api.CreateKeyRequest{Name: "ci", Scopes: []api.Permission{api.UserWrite}}, api.CodeDenied},
-			"tenants, by a tenant's admin":   {other, api.CreateKeyRequest{Name: "ci", Scopes: []api.Permission{api.TenantWrite}}, api.CodeDenied},
-			"more than one's scopes":         {narrow, api.CreateKeyRequest{Name: "ci", Scopes: []api.Permission{api.UserWrite}}, api.CodeDenied},
-			"all, with scopes":               {narrow, api.CreateKeyRequest{Name: "ci"}, api.CodeDenied},
-			"all of another, with scopes":    {narrow, api.CreateKeyRequest{Name: "ci", User: member.ID}, api.CodeDenied},
-			"an end in the past":             {member, api.CreateKeyRequest{Name: "ci", ExpiresIn: -hour}, api.CodeInvalid},
-			"an end too far":                 {member, api.CreateKeyRequest{Name: "ci", ExpiresIn: 200_000 * hour}, api.CodeInvalid},
+			"own":                                     {member, api.CreateKeyRequest{Name: "laptop"}, ""},
+			"own with scopes and an end":              {member, api.CreateKeyRequest{Name: "ci", Scopes: []api.Permission{api.SessionRead}, ExpiresIn: hour}, ""},
+			"for another, by an admin":                {admin, api.CreateKeyRequest{Name: "ci", User: member.ID}, ""},
+			"scopes within scopes":                    {narrow, api.CreateKeyRequest{Name: "ci", Scopes: []api.Permission{api.SessionRead}}, ""},
+			"for another, by a member":                {member, api.CreateKeyRequest{Name: "ci", User: second.ID}, api.CodeDenied},
+			"by a viewer":                             {viewer, api.CreateKeyRequest{Name: "ci"}, api.CodeDenied},
+			"for another tenant's user":               {admin, api.CreateKeyRequest{Name: "ci", User: other.ID}, api.CodeNotFound},
+			"for nobody":                              {admin, api.CreateKeyRequest{Name: "ci", User: api.NewID(api.KindUser)}, api.CodeNotFound},
+			"for what is no id":                       {admin, api.CreateKeyRequest{Name: "ci", User: "*"}, api.CodeInvalid},
+			"without a name":                          {member, api.CreateKeyRequest{}, api.CodeInvalid},
+			"an unknown scope":                        {member, api.CreateKeyRequest{Name: "ci", Scopes: []api.Permission{"session:*"}}, api.CodeInvalid},
+			"the empty scope":                         {member, api.CreateKeyRequest{Name: "ci", Scopes: []api.Permission{api.Authenticated}}, api.CodeInvalid},
+			"a runner's scope":                        {member, api.CreateKeyRequest{Name: "ci", Scopes: []api.Permission{api.SessionScoped}}, api.CodeInvalid},
+			"a scope that one does not have":          {member, api.CreateKeyRequest{Name: "ci", Scopes: []api.Permission{api.UserWrite}}, api.CodeDenied},
+			"tenants, by a tenant's admin":            {other, api.CreateKeyRequest{Name: "ci", Scopes: []api.Permission{api.TenantWrite}}, api.CodeDenied},
+			"more than one's scopes":                  {narrow, api.CreateKeyRequest{Name: "ci", Scopes: []api.Permission{api.UserWrite}}, api.CodeDenied},
+			"all, with scopes":                        {narrow, api.CreateKeyRequest{Name: "ci"}, api.CodeDenied},
+			"all of another, with scopes":             {narrow, api.CreateKeyRequest{Name: "ci", User: member.ID}, api.CodeDenied},
+			"all of a member, with a member's scopes": {broad, api.CreateKeyRequest{Name: "ci", User: member.ID}, api.CodeDenied},
+			"an end in the past":                      {member, api.CreateKeyRequest{Name: "ci", ExpiresIn: -hour}, api.CodeInvalid},
+			"an end too far":                          {member, api.CreateKeyRequest{Name: "ci", ExpiresIn: 200_000 * hour}, api.CodeInvalid},
 		} {
 			t.Run(name, func(t *testing.T) {
 				k, err := ask(c.by, api.CreateKey, c.req)
