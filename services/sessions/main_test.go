@@ -1,0 +1,254 @@
+package sessions_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/ed25519"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"agentyard.dev/libs/api"
+	"agentyard.dev/libs/bus"
+	"agentyard.dev/libs/bus/bustest"
+	"agentyard.dev/libs/rpc"
+	"agentyard.dev/libs/token"
+	"agentyard.dev/services/sessions"
+	"agentyard.dev/services/sessions/demo"
+	"agentyard.dev/services/sessions/process"
+	"agentyard.dev/services/sessions/runner"
+	"agentyard.dev/services/sessions/runner/agent"
+	"agentyard.dev/services/sessions/runner/repo"
+	"agentyard.dev/services/sessions/sandbox"
+)
+
+const patience = 30 * time.Second
+
+// The test binary is also the sessions' sandbox, runner and agent.
+func TestMain(m *testing.M) {
+	sandbox.MaybeInit()
+	if len(os.Args) > 1 {
+		switch os.Args[1] {
+		case "runner":
+			os.Exit(runner.Main(os.Args[2:], os.Stdin, os.Stderr))
+		case runner.DemoVerb:
+			os.Exit(demo.Run())
+		}
+	}
+	os.Exit(m.Run())
+}
+
+// yard is a sessions service on a real bus with the process runtime and the real runner.
+type yard struct {
+	t      *testing.T
+	dir    string
+	srv    *bus.Server
+	ring   *bus.Keyring
+	key    token.SigningKey
+	client *rpc.Client
+	log    *bus.Log
+	cfg    sessions.Config
+
+	stop func()
+}
+
+type keys map[string]ed25519.PublicKey
+
+func (k keys) VerifyingKeys() map[string]ed25519.PublicKey { return k }
+
+func newYard(t *testing.T, change func(*sessions.Config)) *yard {
+	t.Helper()
+	y := &yard{t: t, dir: t.TempDir(), cfg: sessions.DefaultConfig()}
+	y.cfg.Sweep, y.cfg.StopGrace = 50*time.Millisecond, 5*time.Second
+	y.cfg.AllowPrivateRepositories = true
+	if change != nil {
+		change(&y.cfg)
+	}
+	y.srv, y.ring = bustest.New(t)
+	var err error
+	if y.key, err = token.NewSigningKey(time.Now(), time.Now(), time.Now().Add(24*time.Hour)); err != nil {
+		t.Fatal(err)
+	}
+	gateway := bustest.Connect(t, y.srv, y.ring, "gateway")
+	y.client = rpc.NewClient(gateway, rpc.ClientConfig{Name: "gateway", Timeout: patience})
+	y.log = bus.ReadLog(gateway)
+	y.start()
+	t.Cleanup(func() {
+		y.removeAll()
+		y.stop()
+	})
+	return y
+}
+
+// start runs the service and its runtime until y.stop.
+func (y *yard) start() {
+	y.t.Helper()
+	logger := slog.New(slog.NewTextHandler(y.t.Output(), nil))
+	pcfg := process.DefaultConfig()
+	exe, err := os.Executable()
+	if err != nil {
+		y.t.Fatal(err)
+	}
+	pcfg.DataDir, pcfg.Runner, pcfg.SocketDir = y.dir, []string{exe, "runner"}, filepath.Join(y.dir, "s")
+	runtime := process.New(pcfg, logger)
+	conn := bustest.Connect(y.t, y.srv, y.ring, "sessions")
+	svc := sessions.New(y.cfg, sessions.Deps{
+		Conn: conn, Auth: token.NewVerifier(keys{y.key.ID: y.key.Private.Public().(ed25519.PublicKey)}, nil, nil),
+		Issuer: y.ring.SessionIssuer(), BusURL: y.srv.URL(), Runtime: runtime, Info: runtime.Info(),
+		Kind: func(name string) bool { _, ok := agent.LookupKind(name); return ok },
+		CheckURL: func(ctx context.Context, url string) error {
+			return repo.CheckURL(ctx, url, repo.Policy{AllowPrivate: y.cfg.AllowPrivateRepositories})
+		},
+		Logger: logger,
+	})
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{}, 2)
+	for _, run := range []func(context.Context) error{runtime.Run, svc.Run} {
+		go func() {
+			if err := run(ctx); err != nil {
+				y.t.Error(err)
+			}
+			done <- struct{}{}
+		}()
+	}
+	y.stop = func() { cancel(); <-done; <-done; y.stop = func() {} }
+	y.eventually("the service is ready", func() bool { return svc.Ready(y.t.Context()) == nil })
+}
+
+// removeAll ends every session, so that no process outlives the test.
+func (y *yard) removeAll() {
+	admin := y.as("admin", api.RoleAdmin)
+	page, err := rpc.Call(admin, y.client, api.ListSessions, api.ListSessionsRequest{List: api.List{Limit: 500}})
+	if err != nil {
+		y.t.Error(err)
+	}
+	for _, s := range page.Items {
+		if !s.State.Final() || s.State == api.StateFailed {
+			_, _ = rpc.Call(admin, y.client, api.DeleteSession, api.SessionRef{ID: s.ID})
+		}
+	}
+	for _, s := range page.Items {
+		y.eventually("session ended", func() bool { return y.get(admin, s.ID).State.Final() })
+	}
+}
+
+// as returns a context with the token of a user of the default tenant; "tenant/name" is one of another.
+func (y *yard) as(name string, roles ...api.Role) context.Context {
+	y.t.Helper()
+	tenant := api.HomeTenant
+	if t, n, ok := strings.Cut(name, "/"); ok {
+		tenant, name = t, n
+	}
+	if len(roles) == 0 {
+		roles = []api.Role{api.RoleMember}
+	}
+	raw, err := token.Mint(y.key, api.Principal{ID: api.DeriveID(api.KindUser, tenant, name), Tenant: tenant, Name: name, Roles: roles}, time.Now(), 30*time.Minute)
+	if err != nil {
+		y.t.Fatal(err)
+	}
+	return token.WithRaw(context.Background(), raw)
+}
+
+func userID(name string) string { return api.DeriveID(api.KindUser, api.HomeTenant, name) }
+
+func (y *yard) create(ctx context.Context, req api.CreateSessionRequest) api.Session {
+	y.t.Helper()
+	s, err := rpc.Call(ctx, y.client, api.CreateSession, req)
+	if err != nil {
+		y.t.Fatalf("create: %v", err)
+	}
+	return s
+}
+
+func (y *yard) get(ctx context.Context, id string) api.Session {
+	y.t.Helper()
+	s, err := rpc.Call(ctx, y.client, api.GetSession, api.SessionRef{ID: id})
+	if err != nil {
+		y.t.Fatalf("get: %v", err)
+	}
+	return s
+}
+
+func (y *yard) eventually(what string, ok func() bool) {
+	y.t.Helper()
+	deadline := time.After(patience)
+	for !ok() {
+		select {
+		case <-deadline:
+			y.t.Fatalf("waited in vain: %s", what)
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+}
+
+// reaches waits for a state and fails at once for a final one that is not it.
+func (y *yard) reaches(ctx context.Context, id string, want api.State) api.Session {
+	y.t.Helper()
+	var s api.Session
+	y.eventually(id+" is "+string(want), func() bool {
+		if s = y.get(ctx, id); s.State != want && s.State.Final() {
+			y.t.Fatalf("%s is %s (%s), not %s", id, s.State, s.Reason, want)
+		}
+		return s.State == want
+	})
+	return s
+}
+
+func (y *yard) send(ctx context.Context, id, content string) api.Accepted {
+	y.t.Helper()
+	a, err := rpc.Call(ctx, y.client, api.SendMessage, api.SendMessageRequest{ID: id, Content: content})
+	if err != nil {
+		y.t.Fatalf("send: %v", err)
+	}
+	return a
+}
+
+// answer waits for the final answer to a message.
+func (y *yard) answer(ctx context.Context, id, message string) string {
+	y.t.Helper()
+	var text string
+	y.eventually("an answer to "+message, func() bool {
+		page, err := rpc.Call(ctx, y.client, api.ListMessages, api.ListMessagesRequest{ID: id, List: api.List{Limit: 500}})
+		if err != nil {
+			y.t.Fatal(err)
+		}
+		for _, m := range page.Items {
+			if m.ReplyTo == message && strings.Contains(m.Content, "[done "+message+"]") {
+				text = m.Content
+			}
+		}
+		return text != ""
+	})
+	return text
+}
+
+// runnerPID returns the process of a session's runner.
+func (y *yard) runnerPID(id string) int {
+	y.t.Helper()
+	var i struct {
+		PID int `json:"pid"`
+	}
+	data, err := os.ReadFile(filepath.Join(y.dir, "sessions", id, "instance.json"))
+	if err != nil || json.Unmarshal(data, &i) != nil || i.PID <= 1 {
+		y.t.Fatalf("no runner of %s: %v", id, err)
+	}
+	return i.PID
+}
+
+func alive(pid int) bool {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	return err == nil && !bytes.Contains(data, []byte(") Z ")) && syscall.Kill(pid, 0) == nil
+}
+
+func wantCode(t *testing.T, err error, want api.Code, contains string) {
+	t.Helper()
+	if api.CodeOf(err) != want || err == nil || !strings.Contains(err.Error(), contains) {
+		t.Errorf("got %v, want %s with %q", err, want, contains)
+	}
+}
