@@ -3,6 +3,7 @@ package bus_test
 import (
 	"context"
 	"fmt"
+	"runtime"
 	"sync"
 	"syscall"
 	"testing"
@@ -223,4 +224,41 @@ func BenchmarkViewLoad(b *testing.B) {
 		}
 		stop()
 	}
+}
+
+// BenchmarkHub delivers events of 200 sessions to 2,000 followers.
+func BenchmarkHub(b *testing.B) {
+	const sessions, followers = 200, 2000
+	y := newYard(b, bus.LogConfig{})
+	h := bus.NewHub(bus.ReadLog(bustest.Connect(b, y.srv, y.ring, "gateway")))
+	ids := make([]string, sessions)
+	for i := range ids {
+		ids[i] = api.NewID(api.KindSession)
+	}
+	var before, after runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	heads, got := make(chan struct{}, followers), make(chan struct{}, followers)
+	for i := range followers {
+		running(b, func(ctx context.Context) error {
+			return h.Follow(ctx, tenant, ids[i%sessions], 0, func(*bus.HubEvent) error { got <- struct{}{}; return nil }, func() { heads <- struct{}{} })
+		})
+	}
+	for range followers {
+		<-heads
+	}
+	runtime.GC()
+	runtime.ReadMemStats(&after)
+	b.ResetTimer()
+	cpu := cpuTime()
+	for i := range b.N {
+		if _, _, err := y.log.AppendUser(context.Background(), tenant, ids[i%sessions], "", chunk(i)); err != nil {
+			b.Fatal(err)
+		}
+		for range followers / sessions {
+			<-got
+		}
+	}
+	b.ReportMetric(float64(after.HeapAlloc-before.HeapAlloc+after.StackInuse-before.StackInuse)/followers, "B/follower")
+	b.ReportMetric(float64((cpuTime()-cpu).Microseconds())/float64(b.N), "cpu-µs/op")
 }

@@ -78,6 +78,8 @@ func Connect(cfg Config) (*Conn, error) {
 	}
 	opts := []nats.Option{
 		nats.Name(cfg.Name),
+		// A direct get's answer has at most 1,000 messages; the default of 65,536 costs 512 KiB for each.
+		nats.SyncQueueLen(2048),
 		nats.UserCredentialBytes(cfg.Credentials),
 		nats.CustomInboxPrefix(prefix),
 		nats.RetryOnFailedConnect(true),

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -67,6 +68,9 @@ type Ledger[T any] struct {
 	view   atomic.Pointer[View[T]]
 	writer string        // names this process's writes
 	writes atomic.Uint64 // numbers them
+	// flying holds the entries of writes on their way, by name, so that the view need not
+	// decode what this process has just encoded.
+	flying sync.Map
 }
 
 // OpenLedger makes or updates the stream of cfg and returns the ledger. It waits for the bus
@@ -168,15 +172,20 @@ func (l *Ledger[T]) keyOf(subject string) (Key, bool) {
 }
 
 func (l *Ledger[T]) decode(key Key, m stored) (Entry[T], error) {
-	e := Entry[T]{Key: key, Created: m.seq}
+	e := Entry[T]{Key: key, Created: createdAt(m)}
 	if err := json.Unmarshal(m.data, &e.Change); err != nil {
 		return Entry[T]{}, api.Errorf(api.CodeInternal, "%s/%s/%s at %d cannot be read: %w", l.cfg.Noun, key.Tenant, key.ID, m.seq, err)
 	}
 	e.Rev = m.seq
-	if created, err := strconv.ParseUint(m.header.Get(headerCreated), 10, 64); err == nil {
-		e.Created = created
-	}
 	return e, nil
+}
+
+// createdAt returns the revision of the first change of m's entity.
+func createdAt(m stored) uint64 {
+	if created, err := strconv.ParseUint(m.header.Get(headerCreated), 10, 64); err == nil {
+		return created
+	}
+	return m.seq
 }
 
 // newest reads the newest change of key, which may be a tombstone; ok is false when there is

@@ -35,6 +35,11 @@ func (l *Ledger[T]) write(ctx context.Context, subject string, old Entry[T], met
 		h[headerCreated] = []string{strconv.FormatUint(old.Created, 10)}
 	}
 	m := &nats.Msg{Subject: subject, Header: h, Data: data}
+	v := l.view.Load()
+	if v != nil {
+		l.flying.Store(id, e)
+		defer l.flying.Delete(id)
+	}
 	ack, err := l.c.conditional(ctx, m, old.Rev, l.c.written(l.stream, subject, old.Rev, id))
 	if err != nil {
 		return Entry[T]{}, err
@@ -43,7 +48,7 @@ func (l *Ledger[T]) write(ctx context.Context, subject string, old Entry[T], met
 	if fresh {
 		e.Created = ack.Seq
 	}
-	if v := l.view.Load(); v != nil {
+	if v != nil {
 		v.Apply(e)
 	}
 	return e, nil

@@ -1,6 +1,7 @@
 package bus
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -39,7 +40,6 @@ const (
 
 // pubAck is JetStream's answer to a publish.
 type pubAck struct {
-	Stream    string              `json:"stream"`
 	Seq       uint64              `json:"seq"`
 	Duplicate bool                `json:"duplicate"`
 	Error     *jetstream.APIError `json:"error"`
@@ -87,6 +87,14 @@ func (c *Conn) publishOnce(ctx context.Context, m *nats.Msg) (pubAck, error) {
 
 func parseAck(data []byte) (pubAck, error) {
 	var ack pubAck
+	// The plain answer, {"stream":"NAME","seq":N}, is met once per write.
+	if rest, ok := bytes.CutSuffix(data, []byte("}")); ok {
+		if i := bytes.LastIndexByte(rest, ':'); i > 0 && bytes.HasSuffix(rest[:i], []byte(`"seq"`)) {
+			if seq, err := strconv.ParseUint(string(bytes.TrimSpace(rest[i+1:])), 10, 64); err == nil && seq > 0 {
+				return pubAck{Seq: seq}, nil
+			}
+		}
+	}
 	if err := json.Unmarshal(data, &ack); err != nil {
 		return pubAck{}, err
 	}

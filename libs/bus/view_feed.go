@@ -298,7 +298,7 @@ func (v *View[T]) take(m *nats.Msg, seq uint64) {
 	if v.known(key, seq) {
 		return // this process's own write
 	}
-	e, err := v.l.decode(key, stored{subject: m.Subject, seq: seq, header: m.Header, data: m.Data})
+	e, err := v.entry(key, stored{subject: m.Subject, seq: seq, header: m.Header, data: m.Data})
 	if err != nil {
 		v.l.c.log.Error("view skips an entry", "stream", v.l.stream, "tenant", key.Tenant, "code", api.CodeOf(err), "err", err)
 		return
@@ -307,6 +307,18 @@ func (v *View[T]) take(m *nats.Msg, seq uint64) {
 	v.applyLocked(e, true)
 	v.mu.Unlock()
 	v.tell()
+}
+
+// entry decodes m, or finds it among this process's own writes that wait for their answer.
+func (v *View[T]) entry(key Key, m stored) (Entry[T], error) {
+	if id := m.header.Get(headerWrite); strings.HasPrefix(id, v.l.writer) {
+		if x, ok := v.l.flying.Load(id); ok {
+			e := x.(Entry[T])
+			e.Rev, e.Created = m.seq, createdAt(m)
+			return e, nil
+		}
+	}
+	return v.l.decode(key, m)
 }
 
 // known marks a change as seen if it was applied before the consumer brought it.
