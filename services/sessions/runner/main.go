@@ -46,6 +46,10 @@ func Main(args []string, stdin io.ReadCloser, stderr io.Writer) int {
 	}
 	path := os.Getenv("PATH")
 	os.Clearenv()
+	if err := os.Setenv("PATH", path); err != nil { // git is found there
+		log.Error("set PATH", "err", err)
+		return 1
+	}
 	l, err := readLaunch(stdin)
 	if err != nil {
 		log.Error("read launch", "err", err)

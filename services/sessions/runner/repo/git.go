@@ -3,6 +3,7 @@ package repo
 import (
 	"fmt"
 	"net/netip"
+	"os"
 	"strings"
 
 	"agentyard.dev/libs/api"
@@ -18,7 +19,7 @@ const (
 // configuration but ours.
 func (c *clone) environment() []string {
 	env := []string{
-		"PATH=/usr/local/bin:/usr/bin:/bin:/opt/homebrew/bin", "HOME=" + c.path("home"), "LANG=C", "LC_ALL=C",
+		"PATH=" + os.Getenv("PATH"), "HOME=" + c.path("home"), "LANG=C", "LC_ALL=C",
 		"GIT_CONFIG_NOSYSTEM=1", "GIT_CONFIG_GLOBAL=" + c.path("gitconfig"), "GIT_ATTR_NOSYSTEM=1", "GIT_TERMINAL_PROMPT=0", "GIT_ASKPASS=true",
 		"GIT_ALLOW_PROTOCOL=" + c.target.scheme, "GIT_LFS_SKIP_SMUDGE=1", "GIT_SSH_COMMAND=" + c.ssh(),
 	}
