@@ -30,12 +30,15 @@ import (
 )
 
 const (
-	maxHeader         = 32 << 10         // of a request; the largest cookie and token fit ten times
-	headerTimeout     = 10 * time.Second // for a request's head to arrive
-	idleTimeout       = 2 * time.Minute  // of a connection between requests; above common load balancers' 60 s
-	bodyReadTimeout   = 30 * time.Second // without a byte of a request's body
-	drainTimeout      = 10 * time.Second // for requests in flight when the gateway stops
-	recheckInterval   = 500 * time.Millisecond
+	maxHeader       = 32 << 10         // of a request; the largest cookie and token fit ten times
+	headerTimeout   = 10 * time.Second // for a request's head to arrive
+	idleTimeout     = 2 * time.Minute  // of a connection between requests; above common load balancers' 60 s
+	bodyReadTimeout = 30 * time.Second // without a byte of a request's body
+	drainTimeout    = 10 * time.Second // for requests in flight when the gateway stops
+	recheckInterval = 500 * time.Millisecond
+	// maxReads bounds the streams that begin to read the log at the same time: each read holds a page in memory, and
+	// after a restart every client comes back at once.
+	maxReads          = 128
 	heartbeatInterval = 15 * time.Second // below common proxies' idle timeout of 30 s
 )
 
@@ -71,6 +74,7 @@ type Gateway struct {
 	docs    *docs
 	proxies []netip.Prefix
 
+	reads   chan struct{}   // holds one of maxReads places while a stream waits for its first events
 	base    context.Context // of every request; ends when streams must
 	addr    atomic.Pointer[string]
 	preview atomic.Pointer[string]
@@ -97,6 +101,7 @@ func New(cfg Config, deps Deps) (*Gateway, error) {
 		mux:     http.NewServeMux(),
 		ops:     map[string]api.OpInfo{},
 		bound:   make(chan struct{}),
+		reads:   make(chan struct{}, maxReads),
 	}
 	verifier := token.NewVerifier(deps.Trust, deps.Trust, nil)
 	g.auth = newAuthn(verifier, func(ctx context.Context, req api.ExchangeRequest) (api.TokenResponse, error) {
@@ -280,6 +285,33 @@ func (g *Gateway) Ready(ctx context.Context) error {
 		return fmt.Errorf("the bus: %w", err)
 	}
 	return nil
+}
+
+// follow is Hub.Follow, but no more than maxReads wait for their first events at once. A client that then reads slowly holds
+// no place.
+func (g *Gateway) follow(ctx context.Context, key bus.Key, after uint64, f func(*bus.HubEvent) error, atHead func()) error {
+	select {
+	case g.reads <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	held := true
+	release := func() { // by this goroutine only
+		if held {
+			held = false
+			<-g.reads
+		}
+	}
+	defer release()
+	return g.hub.Follow(ctx, key.Tenant, key.ID, after, func(ev *bus.HubEvent) error {
+		release()
+		return f(ev)
+	}, func() {
+		release()
+		if atHead != nil {
+			atHead()
+		}
+	})
 }
 
 func closed(c <-chan struct{}) bool {

@@ -211,7 +211,7 @@ func (g *Gateway) streamEvents(w *recorder, r *http.Request, c *caller, keys []b
 	one := func(i int) {
 		fctx, err := st.follow(ctx, keys[i])
 		if err == nil {
-			err = g.hub.Follow(fctx, keys[i].Tenant, keys[i].ID, places[i], m.sender(i), m.atHead)
+			err = g.follow(fctx, keys[i], places[i], m.sender(i), m.atHead)
 			if cause := context.Cause(fctx); cause != nil {
 				err = cause
 			}

@@ -69,8 +69,7 @@ func (g *Gateway) serveWS(w *recorder, r *http.Request, c *caller) {
 	helpers.Go(func() { s.keepAlive(ctx) })
 	s.read(ctx)
 	st.end(errClosed)
-	_ = conn.CloseNow()
-	helpers.Wait()
+	helpers.Wait() // it closes the connection, with the stream's reason
 	s.subs.Wait()
 }
 
@@ -270,7 +269,7 @@ func (s *socket) subscribe(ctx context.Context, f frame) error {
 	g.metrics.subs.Inc()
 	s.subs.Go(func() {
 		defer g.metrics.subs.Dec()
-		err := g.hub.Follow(fctx, row.key.Tenant, row.key.ID, f.After, func(ev *bus.HubEvent) error {
+		err := g.follow(fctx, row.key, f.After, func(ev *bus.HubEvent) error {
 			return s.event(ctx, ev)
 		}, nil)
 		if cause := context.Cause(fctx); cause != nil {

@@ -32,10 +32,11 @@ func main() {
 	}
 }
 
-//	clients ──HTTP──▶ gateway ──ops──▶ bus ──▶ auth, sessions
-//	                   │   ▲ ledgers, log
-//	                   │   └─ trust: verifying keys, revocations
-//	                   └──HTTP──▶ runners
+// clients ──HTTP──▶ gateway ──ops──▶ bus ──▶ auth, sessions
+//
+//	│   ▲ ledgers, log
+//	│   └─ trust: verifying keys, revocations
+//	└──HTTP──▶ runners
 func run(args []string, getenv func(string) string) error {
 	cfg, process, store := gateway.DefaultConfig(), daemon.Config{}, limit.Config{}
 	var busURL, credentials string
