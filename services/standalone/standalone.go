@@ -15,6 +15,7 @@ import (
 	"agentyard.dev/libs/bus"
 	"agentyard.dev/libs/daemon"
 	"agentyard.dev/libs/limit"
+	"agentyard.dev/libs/rpc"
 	"agentyard.dev/libs/token"
 	"agentyard.dev/libs/trust"
 	"agentyard.dev/services/auth"
@@ -69,7 +70,7 @@ func Run(ctx context.Context, cfg Config, deps Deps) error {
 	}
 	defer server.Close()
 	y := &yard{cfg: cfg, daemon: d, keys: keys, server: server}
-	defer y.close()
+	defer y.close(context.WithoutCancel(ctx))
 	if err := y.compose(); err != nil {
 		return err
 	}
@@ -129,11 +130,13 @@ func (y *yard) makeSessions(name string, conn *bus.Conn, logger *slog.Logger) (s
 		return y.stopRunners(ctx, runtime)
 	})
 	keys := y.trust(name, conn, logger)
+	denials := trust.NewDenials(rpc.NewClient(conn, rpc.ClientConfig{Name: name, Metrics: y.daemon.Metrics}), logger)
+	y.daemon.Add("denials", denials.Run)
 	policy := repo.Policy{AllowPrivate: y.cfg.Sessions.AllowPrivateRepositories}
 	return sessions.New(y.cfg.Sessions, sessions.Deps{
 		Conn: conn, Auth: token.NewVerifier(keys, keys, nil), Logger: logger, Metrics: y.daemon.Metrics,
 		Issuer: y.keys.SessionIssuer(), BusURL: y.server.URL(),
-		Runtime: runtime, Info: runtime.Info(),
+		Runtime: runtime, Info: runtime.Info(), Denied: denials.Denied,
 		Kind:     func(name string) bool { _, ok := agent.LookupKind(name); return ok },
 		CheckURL: func(ctx context.Context, url string) error { return repo.CheckURL(ctx, url, policy) },
 	}), nil
@@ -202,8 +205,8 @@ func (y *yard) connect(name string) (*bus.Conn, *slog.Logger, error) {
 // closeTimeout bounds flushing what the services published last.
 const closeTimeout = 5 * time.Second
 
-func (y *yard) close() {
-	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+func (y *yard) close(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, closeTimeout)
 	defer cancel()
 	for _, c := range y.conns {
 		if err := c.Close(ctx); err != nil {

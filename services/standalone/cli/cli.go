@@ -33,7 +33,7 @@ type app struct {
 // Main runs the command line args (without the program's name) and returns its exit status.
 func Main(ctx context.Context, args []string, env Env) int {
 	a := &app{Env: env}
-	root := a.root()
+	root := a.root() //nolint:contextcheck // commands get ctx from cobra
 	root.SetArgs(args)
 	root.SetIn(env.In)
 	root.SetOut(env.Out)

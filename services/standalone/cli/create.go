@@ -15,15 +15,14 @@ import (
 
 // createFlags are the flags of session create, where they are not fields of its request.
 type createFlags struct {
-	agent, command  string
-	env, labels     []string
-	repo            api.Repository
-	ttl, idle       time.Duration
-	follow, noWait  bool
-	timeout         time.Duration
-	agentArgs       []string
-	request         api.CreateSessionRequest
-	promptFromStdin bool
+	agent, command string
+	agentArgs      []string
+	env, labels    []string
+	repo           api.Repository
+	ttl, idle      time.Duration
+	follow, noWait bool
+	timeout        time.Duration
+	request        api.CreateSessionRequest
 }
 
 func (a *app) sessionCreate() *cobra.Command {

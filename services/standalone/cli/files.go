@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -26,11 +27,14 @@ func filesTarget(session, path string) string {
 	return "/api/v1/sessions/" + session + "/files?" + url.Values{"path": {path}}.Encode()
 }
 
-// fileEntry is one entry of a listed directory.
-type fileEntry struct {
-	Name string `json:"name"`
-	Dir  bool   `json:"dir"`
-	Size int64  `json:"size"`
+// listing is a directory of the workspace.
+type listing struct {
+	Items []struct {
+		Path string `json:"path"`
+		Type string `json:"type"`
+		Size int64  `json:"size"`
+	} `json:"items"`
+	Truncated bool `json:"truncated"`
 }
 
 // maxListing bounds the listing of one directory.
@@ -57,19 +61,23 @@ func (a *app) filesList() *cobra.Command {
 		if a.output == "json" {
 			return a.show(json.RawMessage(data), nil)
 		}
-		var listing struct {
-			Entries []fileEntry `json:"entries"`
-		}
-		if err := json.Unmarshal(data, &listing); err != nil {
+		var dir listing
+		if err := json.Unmarshal(data, &dir); err != nil {
 			return fmt.Errorf("read the listing: %w", err)
 		}
+		if dir.Truncated {
+			a.hint("the directory has more entries than are listed")
+		}
 		return a.show(nil, func(t *table) {
-			for _, e := range listing.Entries {
-				if e.Dir {
-					t.row(e.Name+"/", "")
-				} else {
-					t.row(e.Name, fmt.Sprint(e.Size))
+			for _, e := range dir.Items {
+				name, size := filepath.Base(e.Path), fmt.Sprint(e.Size)
+				switch e.Type {
+				case "directory":
+					name, size = name+"/", ""
+				case "symlink":
+					name, size = name+"@", ""
 				}
+				t.row(name, size)
 			}
 		})
 	})
@@ -126,7 +134,7 @@ func (a *app) filesPut() *cobra.Command {
 	return cmd
 }
 
-// isListing reports whether an answer lists a directory. A file of the workspace, also a JSON file, comes as an attachment.
+// isListing reports whether an answer lists a directory: a file's content, JSON or not, comes as octets.
 func isListing(resp *http.Response) bool {
-	return resp.Header.Get("Content-Type") == "application/json" && resp.Header.Get("Content-Disposition") == ""
+	return strings.HasPrefix(resp.Header.Get("Content-Type"), "application/json")
 }

@@ -87,9 +87,9 @@ func (a *app) configFile() (string, error) {
 }
 
 func (a *app) stored() (credential, error) {
-	file, err := a.configFile()
-	if err != nil {
-		return credential{}, nil // without a home nothing is stored
+	file, noHome := a.configFile()
+	if noHome != nil {
+		return credential{}, nil // then nothing is stored
 	}
 	data, err := os.ReadFile(file)
 	if errors.Is(err, fs.ErrNotExist) {

@@ -216,7 +216,7 @@ func (a *Attachment) dial(ctx context.Context) (*websocket.Conn, error) {
 	if a.c.key != "" {
 		header.Set("Authorization", "Bearer "+a.c.key)
 	}
-	conn, resp, err := websocket.Dial(ctx, a.c.URL()+"/ws", &websocket.DialOptions{HTTPClient: a.c.http, HTTPHeader: header})
+	conn, resp, err := websocket.Dial(ctx, a.c.URL()+"/ws", &websocket.DialOptions{HTTPClient: a.c.http, HTTPHeader: header}) //nolint:bodyclose // the library's
 	switch {
 	case err != nil && resp != nil && resp.StatusCode >= 400:
 		return nil, problem(resp)

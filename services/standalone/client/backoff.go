@@ -16,7 +16,7 @@ const (
 // pause waits before attempt+1, doubling from firstPause with jitter, or returns ctx's error.
 func pause(ctx context.Context, attempt int) error {
 	d := min(firstPause<<min(attempt-1, 10), maxPause)
-	t := time.NewTimer(d/2 + rand.N(d/2+1))
+	t := time.NewTimer(d/2 + rand.N(d/2+1)) //nolint:gosec // jitter
 	defer t.Stop()
 	select {
 	case <-t.C:
