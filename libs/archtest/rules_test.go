@@ -197,7 +197,7 @@ func packagesAreDocumented(t *tree) []string {
 }
 
 func testsDoNotSleep(t *tree) []string {
-	return t.calls(func(f *file, call *ast.CallExpr, fun *ast.SelectorExpr) string {
+	return t.calls(func(f *file, _ *ast.CallExpr, fun *ast.SelectorExpr) string {
 		if pkg, ok := fun.X.(*ast.Ident); ok && fun.Sel.Name == "Sleep" && pkg.Name == f.nameOf("time") {
 			return "time.Sleep; wait for a signal, a watch or injected time"
 		}
@@ -206,7 +206,7 @@ func testsDoNotSleep(t *tree) []string {
 }
 
 func skipsSayWhy(t *tree) []string {
-	return t.calls(func(f *file, call *ast.CallExpr, fun *ast.SelectorExpr) string {
+	return t.calls(func(_ *file, call *ast.CallExpr, fun *ast.SelectorExpr) string {
 		switch fun.Sel.Name {
 		case "SkipNow":
 			return "SkipNow says no reason; use Skip"
@@ -225,8 +225,8 @@ func skipsSayWhy(t *tree) []string {
 	})
 }
 
-// blank reports whether an expression is anything else than a text that says something. Other expressions than a
-// literal, a concatenation and a call are let pass.
+// blank reports whether an expression is a literal that says nothing: not a text, no text, or only what a variable has to say. What
+// is not a literal is taken for a reason.
 func blank(e ast.Expr) bool {
 	lit, ok := e.(*ast.BasicLit)
 	if !ok {
@@ -236,7 +236,7 @@ func blank(e ast.Expr) bool {
 		return true
 	}
 	text, err := strconv.Unquote(lit.Value)
-	return err != nil || strings.Trim(strings.TrimSpace(text), "%v%s%w") == ""
+	return err != nil || strings.Trim(text, "%vsw \t\n") == ""
 }
 
 // calls collects what complain says about the method and package calls in test code: test files, and files that import testing.

@@ -31,7 +31,7 @@ func (j *journal) all() []string {
 	return slices.Clone(j.lines)
 }
 
-func quiet() *slog.Logger { return slog.New(slog.NewTextHandler(io.Discard, nil)) }
+func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
 // These run on synctest's clock: seconds pass at once, and exactly.
 func TestGroup(t *testing.T) {
