@@ -134,8 +134,16 @@ func TestRedis(t *testing.T) {
 	testBehaviour(t, newRedis)
 
 	t.Run("shares between replicas", func(t *testing.T) {
-		a, _ := open(t, Config{RedisURL: r.url(), Prefix: "shared:"})
-		b, _ := open(t, Config{RedisURL: r.url(), Prefix: "shared:"})
+		var replicas [2]strict
+		for i := range replicas {
+			remote, err := newRemote(r.url(), "shared:")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer remote.close()
+			replicas[i] = strict{t, remote}
+		}
+		a, b := replicas[0], replicas[1]
 		a.Take(t.Context(), "k", 1, slow(2))
 		if d := b.Take(t.Context(), "k", 1, slow(2)); !d.Allowed || d.Remaining != 0 {
 			t.Errorf("got %+v", d)
@@ -259,6 +267,8 @@ func TestStoreSurvivesRedis(t *testing.T) {
 				}
 			})
 		}
+		// On a busy machine redis may have seemed away for a moment already.
+		aways, backs := log.count(awayLine), log.count(backLine)
 		r.kill()
 		eventually(t, "the store notices", s.Degraded)
 
@@ -290,15 +300,15 @@ func TestStoreSurvivesRedis(t *testing.T) {
 				t.Errorf("a call took %v", d)
 			}
 		}
-		if n := log.count(awayLine); n != 1 {
+		if n := log.count(awayLine) - aways; n != 1 {
 			t.Errorf("the loss was logged %d times", n)
 		}
-		if n := log.count(backLine); n != 0 {
+		if n := log.count(backLine) - backs; n != 0 {
 			t.Errorf("a recovery was logged %d times while redis is dead", n)
 		}
 
 		r.start()
-		eventually(t, "the store is back on redis", func() bool { return log.count(backLine) == 1 })
+		eventually(t, "the store is back on redis", func() bool { return log.count(backLine) > backs })
 		// Redis itself has what was written meanwhile.
 		other, err := newRemote(r.url(), "agentyard:")
 		if err != nil {
@@ -356,7 +366,7 @@ func TestStoreSurvivesRedis(t *testing.T) {
 			t.Errorf("got %+v", d)
 		}
 		r.start()
-		eventually(t, "the store is on redis", func() bool { return log.count(backLine) == 1 && !s.Degraded() })
+		eventually(t, "the store is on redis", func() bool { return log.count(backLine) > 0 && !s.Degraded() })
 	})
 
 	t.Run("a full server counts as away", func(t *testing.T) {
