@@ -47,7 +47,7 @@ type Sandbox struct {
 	// UID and GID are the agent's identity with "uid".
 	UID int `json:"uid,omitempty"`
 	GID int `json:"gid,omitempty"`
-	// Hide lists directories that the agent must not see: the data directory, the socket directory.
+	// Hide lists directories and files that the agent must not see: the data directory, the socket directory.
 	Hide []string `json:"hide,omitempty"`
 	// Show lists directories and files inside hidden ones that the agent may read: its tools.
 	Show []string `json:"show,omitempty"`

@@ -34,7 +34,7 @@ type Config struct {
 	Runner    []string // the runner's command; empty: this executable with the argument "runner"
 	Path      string   // PATH of runners and agents; empty: the service's
 	Node      string   // the machine's name; empty: the host name
-	// Hide lists directories that agents must not see besides DataDir, SocketDir and the service user's home.
+	// Hide lists directories and files that agents must not see besides DataDir, SocketDir and the service user's home.
 	Hide []string
 	// UIDBase and UIDCount are the user ids for sessions when the service is root.
 	UIDBase, UIDCount int

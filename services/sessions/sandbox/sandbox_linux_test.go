@@ -171,7 +171,18 @@ func TestEscape(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	spec.Hide = []string{dir, away}
+	single, err := os.MkdirTemp(filepath.Dir(away), "single")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(single) })
+	_ = os.Chmod(single, 0o755)
+	lone := filepath.Join(single, "secret")
+	if err := os.WriteFile(lone, []byte(secret), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	paths = append(paths, lone)
+	spec.Hide = []string{dir, away, lone}
 
 	for name, argv := range map[string][]string{
 		"processes":  {"spy", strconv.Itoa(os.Getpid()), secret},

@@ -197,7 +197,7 @@ func within(path, dir string) bool {
 	return path == dir || strings.HasPrefix(path, strings.TrimSuffix(dir, "/")+"/")
 }
 
-// mask covers a directory with an empty file system.
+// mask covers a directory with an empty file system, and a file with nothing.
 func mask(path string) error {
 	options := "mode=0755,size=1m,nr_inodes=4k"
 	if path == "/tmp" || path == "/var/tmp" {
@@ -208,7 +208,10 @@ func mask(path string) error {
 		return fmt.Errorf("hide %s: %w", path, err)
 	}
 	if !fi.IsDir() {
-		return fmt.Errorf("hide %s: only directories can be hidden", path)
+		if err := unix.Mount("/dev/null", path, "", unix.MS_BIND, ""); err != nil {
+			return fmt.Errorf("hide %s: %w", path, err)
+		}
+		return nil
 	}
 	if err := unix.Mount("tmpfs", path, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, options); err != nil {
 		return fmt.Errorf("hide %s: %w", path, err)

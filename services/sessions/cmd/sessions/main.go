@@ -8,6 +8,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"path/filepath"
 	"time"
 
 	"agentyard.dev/libs/bus"
@@ -97,6 +98,13 @@ func run(ctx context.Context, args []string, getenv func(string) string) error {
 	conn, err := bus.Connect(bus.Config{URL: busURL, Credentials: creds, Name: "sessions", Logger: d.Logger})
 	if err != nil {
 		return fmt.Errorf("connect to the bus: %w", err)
+	}
+	for _, secret := range []string{credentials, issuerFile} { // agents may have the service's own user id
+		abs, err := filepath.Abs(secret)
+		if err != nil {
+			return fmt.Errorf("hide %s from agents: %w", secret, err)
+		}
+		local.Hide = append(local.Hide, abs)
 	}
 	keys := trust.New(conn, d.Logger)
 	runtime := process.New(local, d.Logger)
