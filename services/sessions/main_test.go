@@ -97,7 +97,15 @@ func (y *yard) start() {
 	}
 	pcfg.DataDir, pcfg.Runner, pcfg.SocketDir = y.dir, []string{exe, "runner"}, filepath.Join(y.dir, "s")
 	runtime := process.New(pcfg, logger)
-	conn := bustest.Connect(y.t, y.srv, y.ring, "sessions")
+	// Closed by y.stop, which may come before or after the test's own cleanups.
+	creds, err := y.ring.ServiceCredentials("sessions")
+	if err != nil {
+		y.t.Fatal(err)
+	}
+	conn, err := bus.Connect(bus.Config{URL: y.srv.URL(), Credentials: creds, Name: "sessions"})
+	if err != nil {
+		y.t.Fatal(err)
+	}
 	svc := sessions.New(y.cfg, sessions.Deps{
 		Conn: conn, Auth: token.NewVerifier(keys{y.key.ID: y.key.Private.Public().(ed25519.PublicKey)}, nil, nil),
 		Issuer: y.ring.SessionIssuer(), BusURL: y.srv.URL(), Runtime: runtime, Info: runtime.Info(),
@@ -117,7 +125,13 @@ func (y *yard) start() {
 			done <- struct{}{}
 		}()
 	}
-	y.stop = func() { cancel(); <-done; <-done; y.stop = func() {} }
+	y.stop = func() {
+		cancel()
+		<-done
+		<-done
+		_ = conn.Close(context.Background())
+		y.stop = func() {}
+	}
 	y.eventually("the service is ready", func() bool { return svc.Ready(y.t.Context()) == nil })
 }
 
