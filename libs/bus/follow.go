@@ -14,9 +14,7 @@ const followPage = 500
 // again when the live stream shows a gap (a Nats-Last-Sequence that it has not seen, per subject), a drop or a reconnect. atHead, if not nil, is called once when the first catch-up
 // is complete. It holds at most a small bounded number of events in memory: a slow f makes Follow fall back to reading.
 func (l *Log) Follow(ctx context.Context, tenant, session string, after uint64, f func(api.Event) error, atHead func()) error {
-	h := NewHub(l)
-	h.plain = true
-	return h.Follow(ctx, tenant, session, after, func(ev *HubEvent) error { return f(ev.Event) }, atHead)
+	return l.hub(decoded).Follow(ctx, tenant, session, after, func(ev *HubEvent) error { return f(ev.event) }, atHead)
 }
 
 // FollowUser is Log.Follow of the user's side for a session's runner, whose credential can
@@ -25,11 +23,15 @@ func FollowUser(ctx context.Context, c *Conn, tenant, session string, after uint
 	read func(ctx context.Context, after uint64, limit int) (evs []api.Event, more bool, err error),
 	f func(api.Event) error, atHead func(),
 ) error {
-	h := newHub(c, api.WriterUser, func(ctx context.Context, _, _ string, after uint64, limit int) ([]api.Event, bool, error) {
-		return read(ctx, after, limit)
+	h := newHub(c, api.WriterUser, decoded, func(ctx context.Context, _, _ string, after uint64, limit int) ([]*HubEvent, bool, error) {
+		evs, more, err := read(ctx, after, limit)
+		out := make([]*HubEvent, len(evs))
+		for i, ev := range evs {
+			out[i] = plain(ev)
+		}
+		return out, more, err
 	})
-	h.plain = true
-	return h.Follow(ctx, tenant, session, after, func(ev *HubEvent) error { return f(ev.Event) }, atHead)
+	return h.Follow(ctx, tenant, session, after, func(ev *HubEvent) error { return f(ev.event) }, atHead)
 }
 
 // Follow is Log.Follow through the hub.
@@ -108,18 +110,18 @@ func (w *follower) catchUp(ctx context.Context) error {
 	}
 }
 
-func (w *follower) deliverRead(ev api.Event) error {
+func (w *follower) deliverRead(ev *HubEvent) error {
 	if ev.Type == api.EventGap && ev.Seq <= w.pos {
 		if ev.To <= w.gapTo {
 			return nil
 		}
 		w.gapTo = ev.To
-		return w.f(w.h.encode(&HubEvent{Event: ev}))
+		return w.f(ev)
 	}
 	if ev.Seq <= w.pos {
 		return nil
 	}
-	if err := w.f(w.h.encode(&HubEvent{Event: ev})); err != nil {
+	if err := w.f(ev); err != nil {
 		return err
 	}
 	w.pos = ev.Seq

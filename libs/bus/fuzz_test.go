@@ -1,6 +1,8 @@
 package bus
 
 import (
+	"bytes"
+	"encoding/json"
 	"strings"
 	"testing"
 
@@ -16,7 +18,6 @@ func FuzzDecodeEntry(f *testing.F) {
 	} {
 		f.Add([]byte(s), uint64(5))
 	}
-	h := newHub(nil, "", nil)
 	f.Fuzz(func(t *testing.T, data []byte, seq uint64) {
 		seq = seq%(1<<40) + 1
 		evs := decodeEntry("s1", stored{seq: seq, data: data})
@@ -28,13 +29,22 @@ func FuzzDecodeEntry(f *testing.F) {
 			if ev.Seq <= last || ev.Seq > seq*seqStride || ev.Session != "s1" {
 				t.Fatalf("event %+v after %d", ev, last)
 			}
-			if len(h.encode(&HubEvent{Event: ev}).JSON) == 0 {
-				t.Fatalf("event %+v has no JSON", ev)
-			}
 			if next := nextEntry(ev.Seq); next != seq && (next != seq+1 || ev.Seq != seq*seqStride) {
 				t.Fatalf("after %d comes entry %d, of entry %d", ev.Seq, next, seq)
 			}
 			last = ev.Seq
+		}
+		for _, ev := range spliced("s1", stored{seq: seq, data: data}) {
+			if bytes.ContainsAny(ev.JSON, "\r\n") || strings.ContainsAny(string(ev.Type), " \r\n:") {
+				t.Fatalf("%q of type %q breaks a frame", ev.JSON, ev.Type)
+			}
+			var envelope struct {
+				Seq     uint64 `json:"seq"`
+				Session string `json:"session"`
+			}
+			if err := json.Unmarshal(ev.JSON, &envelope); err != nil || envelope.Seq != ev.Seq || envelope.Session != "s1" || ev.Seq > seq*seqStride {
+				t.Fatalf("%q at %d: %+v, %v", ev.JSON, ev.Seq, envelope, err)
+			}
 		}
 	})
 }

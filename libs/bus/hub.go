@@ -2,7 +2,6 @@ package bus
 
 import (
 	"context"
-	"encoding/json"
 	"strconv"
 	"sync"
 
@@ -10,37 +9,33 @@ import (
 )
 
 // Hub shares Follow's live subscriptions: however many clients of one process follow a session, it holds one
-// subscription to that session. It decodes (and, for SSE, encodes) an event once.
+// subscription to that session, and prepares an event's JSON form once.
 type Hub struct {
 	c      *Conn
-	plain  bool // HubEvent.JSON is not wanted
 	read   readFunc
+	open   func(session string, m stored) []*HubEvent
 	writer api.LogWriter // "" for both
 
 	mu     sync.Mutex
 	topics map[topicName]*topic
 }
 
-// readFunc is Log.Read of one writer's or both sides.
-type readFunc func(ctx context.Context, tenant, session string, after uint64, limit int) ([]api.Event, bool, error)
+// readFunc is Log.read of one writer's or both sides.
+type readFunc func(ctx context.Context, tenant, session string, after uint64, limit int) ([]*HubEvent, bool, error)
 
 type topicName struct{ tenant, session string }
 
 // NewHub returns a hub over the log.
-func NewHub(l *Log) *Hub {
-	return newHub(l.c, "", func(ctx context.Context, tenant, session string, after uint64, limit int) ([]api.Event, bool, error) {
-		return l.Read(ctx, tenant, session, "", after, limit)
+func NewHub(l *Log) *Hub { return l.hub(spliced) }
+
+func (l *Log) hub(open func(session string, m stored) []*HubEvent) *Hub {
+	return newHub(l.c, "", open, func(ctx context.Context, tenant, session string, after uint64, limit int) ([]*HubEvent, bool, error) {
+		return l.read(ctx, tenant, session, "", after, limit, open)
 	})
 }
 
-func newHub(c *Conn, writer api.LogWriter, read readFunc) *Hub {
-	return &Hub{c: c, read: read, writer: writer, topics: map[topicName]*topic{}}
-}
-
-// HubEvent is an event with its JSON form, made once and shared: do not modify either.
-type HubEvent struct {
-	api.Event
-	JSON []byte
+func newHub(c *Conn, writer api.LogWriter, open func(session string, m stored) []*HubEvent, read readFunc) *Hub {
+	return &Hub{c: c, read: read, open: open, writer: writer, topics: map[topicName]*topic{}}
 }
 
 // liveEntry is an entry of the log as it was republished.
@@ -129,23 +124,8 @@ func (h *Hub) entry(session string, header Header, data []byte) *liveEntry {
 		return nil
 	}
 	e := &liveEntry{subject: header.Get(headerSubject), before: before * seqStride}
-	for _, ev := range decodeEntry(session, stored{seq: seq, header: header, data: data}) {
-		e.events = append(e.events, h.encode(&HubEvent{Event: ev}))
-	}
+	e.events = h.open(session, stored{seq: seq, header: header, data: data})
 	return e
-}
-
-func (h *Hub) encode(ev *HubEvent) *HubEvent {
-	if h.plain {
-		return ev
-	}
-	var err error
-	if ev.JSON, err = json.Marshal(ev.Event); err != nil {
-		// What was decoded from JSON can be encoded; but a Raw that is not JSON cannot.
-		ev.Raw = nil
-		ev.JSON, _ = json.Marshal(ev.Event)
-	}
-	return ev
 }
 
 func (t *topic) publish(e *liveEntry) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"time"
 
 	"agentyard.dev/libs/api"
 )
@@ -13,6 +14,21 @@ import (
 // returned with its Seq and Session set. When the oldest kept event shows that some after `after` aged out, the first
 // returned event is, beyond limit, an api.EventGap with From and To, whose Seq is after. more says that others follow.
 func (l *Log) Read(ctx context.Context, tenant, session string, writer api.LogWriter, after uint64, limit int) (evs []api.Event, more bool, err error) {
+	read, more, err := l.read(ctx, tenant, session, writer, after, limit, decoded)
+	if err != nil {
+		return nil, false, err
+	}
+	evs = make([]api.Event, len(read))
+	for i, ev := range read {
+		evs[i] = ev.event
+	}
+	return evs, more, nil
+}
+
+// read is Read; open makes events of an entry.
+func (l *Log) read(ctx context.Context, tenant, session string, writer api.LogWriter, after uint64, limit int,
+	open func(session string, m stored) []*HubEvent,
+) (evs []*HubEvent, more bool, err error) {
 	if err := checkTokens(tenant, session); err != nil {
 		return nil, false, err
 	}
@@ -32,12 +48,12 @@ func (l *Log) Read(ctx context.Context, tenant, session string, writer api.LogWr
 
 	base := api.LogPrefix + tenant + "." + session + "."
 	before := map[string]uint64{} // by subject: the sequence before its first message here
-	evs = make([]api.Event, 1, min(limit, 256)+1)
+	evs = make([]*HubEvent, 1, min(limit, 256)+1)
 	more, err = l.c.getBatch(ctx, logStream, base+filter, nextEntry(after), limit, func(m stored) error {
 		if _, ok := before[m.subject]; !ok {
 			before[m.subject] = precedes(m)
 		}
-		entry := decodeEntry(session, m)
+		entry := open(session, m)
 		for len(entry) > 0 && entry[0].Seq <= after {
 			entry = entry[1:]
 		}
@@ -75,10 +91,8 @@ func (l *Log) Read(ctx context.Context, tenant, session string, writer api.LogWr
 	if lost <= after {
 		return evs[1:], more, nil
 	}
-	evs[0] = api.Event{Type: api.EventGap, Seq: after, Session: session, From: after + 1, To: lost}
-	if len(evs) > 1 {
-		evs[0].At = evs[1].At
-	}
+	evs[0] = plain(api.Event{Type: api.EventGap, At: time.Now().UTC(), Seq: after, Session: session, From: after + 1, To: lost})
+	evs[0].encode()
 	return evs, more, nil
 }
 
