@@ -32,8 +32,11 @@ func (g *Gateway) allowAddress(ctx context.Context, ip string) error {
 
 // chargeFailure makes a refused credential dear.
 func (g *Gateway) chargeFailure(ctx context.Context, ip string, err error) {
-	if api.CodeOf(err) == api.CodeUnauthenticated {
-		g.deps.Local.Take(ctx, "addr/"+ip, min(failureCost, g.cfg.AddressRate.Burst), g.cfg.AddressRate)
+	if api.CodeOf(err) != api.CodeUnauthenticated {
+		return
+	}
+	if d := g.deps.Local.Take(ctx, "addr/"+ip, failureCost, g.cfg.AddressRate); !d.Allowed {
+		g.deps.Local.Take(ctx, "addr/"+ip, d.Remaining, g.cfg.AddressRate) // less is left: that goes
 	}
 }
 

@@ -161,6 +161,7 @@ func simple(r *http.Request) bool {
 
 // serve is the way for bodies and upgrades: net/http's own proxy.
 func (u *upstream) serve(w *recorder, r *http.Request, t *target) (err error) {
+	_ = w.rc.EnableFullDuplex() // a session may answer while it still reads
 	rp := &httputil.ReverseProxy{
 		Transport:     u.transport,
 		FlushInterval: -1,
@@ -193,6 +194,7 @@ func (u *upstream) serve(w *recorder, r *http.Request, t *target) (err error) {
 			forOthers(own)
 			if resp.StatusCode == http.StatusSwitchingProtocols {
 				delete(own, "Connection")
+				w.status = resp.StatusCode // ReverseProxy writes it past the recorder
 			}
 			for name := range resp.Header {
 				if !forwardResponse(name) {
