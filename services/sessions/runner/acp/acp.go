@@ -58,9 +58,10 @@ func Start(ctx context.Context, cfg agent.Config) (agent.Agent, error) {
 	}
 	c := &client{child: child, sink: cfg.Sink, log: cfg.Logger, ran: make(chan struct{})}
 	c.peer = NewPeer(child.Stdin, c)
+	life := context.WithoutCancel(ctx)
 	go func() {
 		defer close(c.ran)
-		_ = c.peer.Run(context.WithoutCancel(ctx), child.Stdout)
+		_ = c.peer.Run(life, child.Stdout)
 	}()
 	ctx, cancel := context.WithTimeout(ctx, setupTimeout)
 	defer cancel()
@@ -123,8 +124,8 @@ func (c *client) load(ctx context.Context, cfg agent.Config, methods []AuthMetho
 	return nil
 }
 
-// signedIn calls method, and when the agent demands it signs in with the first method
-// that needs no person (an API key in the environment) and calls again.
+// signedIn calls method, and when the agent demands it signs in with a method that needs
+// no person (an API key in the environment) and calls again.
 func (c *client) signedIn(ctx context.Context, methods []AuthMethod, method string, params, result any) error {
 	err := c.peer.Call(ctx, method, params, result)
 	var refused *Error
@@ -135,10 +136,9 @@ func (c *client) signedIn(ctx context.Context, methods []AuthMethod, method stri
 		if !strings.Contains(strings.ToLower(m.ID), "key") {
 			continue // an OAuth flow would wait for a browser that is not there
 		}
-		if aerr := c.peer.Call(ctx, MethodAuthenticate, map[string]string{"methodId": m.ID}, nil); aerr != nil {
-			return fmt.Errorf("sign in with %s: %w", m.ID, aerr)
+		if c.peer.Call(ctx, MethodAuthenticate, map[string]string{"methodId": m.ID}, nil) == nil {
+			return c.peer.Call(ctx, method, params, result)
 		}
-		return c.peer.Call(ctx, method, params, result)
 	}
 	return fmt.Errorf("the agent demands a sign-in; give the session its API key in env: %w", err)
 }

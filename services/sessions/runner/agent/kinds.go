@@ -38,9 +38,9 @@ func Kinds() []Kind {
 	return []Kind{
 		{Name: "demo", Title: "Demo", Protocol: ProtocolACP, Argv: []string{Self, "demo-agent"}},
 		{Name: "claude", Title: "Claude Code", Protocol: ProtocolClaude, Argv: []string{"claude"}, Install: "npm install -g @anthropic-ai/claude-code", Version: []string{"claude", "--version"}},
-		{Name: "codex", Title: "Codex", Protocol: ProtocolACP, Argv: []string{"codex-acp"}, Install: "npm install -g @zed-industries/codex-acp", Version: []string{"codex-acp", "--version"}},
+		{Name: "codex", Title: "Codex", Protocol: ProtocolACP, Argv: []string{"codex-acp"}, Install: "npm install -g @zed-industries/codex-acp"},
 		{Name: "opencode", Title: "opencode", Protocol: ProtocolACP, Argv: []string{"opencode", "acp"}, Install: "npm install -g opencode-ai", Version: []string{"opencode", "--version"}},
-		{Name: "gemini", Title: "Gemini CLI", Protocol: ProtocolACP, Argv: []string{"gemini", "--experimental-acp"}, Install: "npm install -g @google/gemini-cli", Version: []string{"gemini", "--version"}},
+		{Name: "gemini", Title: "Gemini CLI", Protocol: ProtocolACP, Argv: []string{"gemini", "--acp"}, Install: "npm install -g @google/gemini-cli", Version: []string{"gemini", "--version"}},
 		{Name: "goose", Title: "goose", Protocol: ProtocolACP, Argv: []string{"goose", "acp"}, Install: "https://github.com/block/goose (one binary)", Version: []string{"goose", "--version"}},
 		{Name: "aider", Title: "aider", Protocol: ProtocolTerminal, Argv: []string{"aider", "--no-pretty"}, Install: "pip install aider-chat", Version: []string{"aider", "--version"}},
 		{Name: "terminal", Title: "Any program in a terminal", Protocol: ProtocolTerminal, Argv: []string{"bash"}},

@@ -20,8 +20,8 @@ func newLines(before, after []string) []string {
 	for shift := range kept + 1 {
 		n := kept - shift
 		if n <= len(after) && equal(before[shift:kept], after[:n]) && (n > 0 || shift == kept) {
-			if shift > 0 && len(after) < rows/2 && n == 0 {
-				break // it did not scroll; it drew something else
+			if shift > 0 && len(after) < history {
+				break // it drew something else: lines only leave a history that is full
 			}
 			rest := after[n:]
 			if len(rest) > 1 && len(before) > 0 && rest[0] == before[kept] {

@@ -10,11 +10,13 @@ import (
 	"github.com/gdamore/tcell/v3/vt"
 )
 
-// The size of the screen: what the agentapi contract's users expect, high enough for a
-// long answer to be on it as a whole.
+// The size of the screen: as wide as the agentapi contract's users expect, and high
+// enough for a program that draws its whole screen to show a long answer. What scrolls
+// off the top is kept as history.
 const (
 	columns = 80
-	rows    = 1000
+	rows    = 100
+	history = 2000 // lines
 )
 
 const maxCell = 64 // bytes of one character with its combining marks
@@ -28,6 +30,7 @@ type screen struct {
 
 	mu      sync.Mutex
 	cells   [rows * columns]string // "" is a blank
+	past    []string               // lines that scrolled off, at most history (in bursts twice as many)
 	pos     vt.Coord
 	modes   map[vt.PrivateMode]vt.ModeStatus
 	changes uint64 // counts writes that showed
@@ -88,31 +91,37 @@ func (s *screen) version() uint64 {
 	return s.changes
 }
 
-// lines returns the screen's text without blanks at the ends of lines and of the screen.
+// lines returns the history and the screen as text, without blanks at the ends of lines
+// and of the screen.
 func (s *screen) lines() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	out := make([]string, 0, 64)
-	last := 0
+	past := s.past[max(0, len(s.past)-history):]
+	out := append(make([]string, 0, len(past)+rows), past...)
+	last := len(out)
 	for y := range rows {
-		row := s.cells[y*columns : (y+1)*columns]
-		var b strings.Builder
-		for _, c := range row {
-			switch c {
-			case "":
-				b.WriteByte(' ')
-			case wide:
-			default:
-				b.WriteString(c)
-			}
-		}
-		line := strings.TrimRight(b.String(), " ")
+		line := s.line(y)
 		out = append(out, line)
 		if line != "" {
 			last = len(out)
 		}
 	}
 	return out[:last]
+}
+
+// line returns one line of the screen. s.mu is held.
+func (s *screen) line(y int) string {
+	var b strings.Builder
+	for _, c := range s.cells[y*columns : (y+1)*columns] {
+		switch c {
+		case "":
+			b.WriteByte(' ')
+		case wide:
+		default:
+			b.WriteString(c)
+		}
+	}
+	return strings.TrimRight(b.String(), " ")
 }
 
 func index(p vt.Coord) int {
@@ -160,6 +169,14 @@ func (s *screen) Blit(src, dst, dim vt.Coord) {
 		return
 	}
 	s.changes++
+	if dst.X == 0 && dst.Y == 0 && src.X == 0 && width == columns {
+		for y := range int(src.Y) {
+			s.past = append(s.past, s.line(y))
+		}
+		if len(s.past) >= 2*history {
+			s.past = append(make([]string, 0, 2*history+rows), s.past[len(s.past)-history:]...)
+		}
+	}
 	for n := range height {
 		y := n
 		if dst.Y > src.Y {

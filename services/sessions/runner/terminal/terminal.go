@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/creack/pty"
@@ -62,6 +63,8 @@ type client struct {
 	exit    error         // after done
 	cancel  context.CancelFunc
 	pending pending
+
+	showing atomic.Bool // output was read and is not on the screen yet
 
 	mu     sync.Mutex
 	turn   *turn // nil between turns
@@ -137,8 +140,10 @@ func (c *client) read(ctx context.Context) {
 	for {
 		n, err := c.tty.Read(buf)
 		if n > 0 {
+			c.showing.Store(true)
 			_, _ = c.screen.Write(buf[:n])
 			c.pending.add(ctx, buf[:n])
+			c.showing.Store(false)
 		}
 		if err != nil {
 			break
@@ -226,7 +231,7 @@ func (c *client) rest(ctx context.Context, most time.Duration, t *turn) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		case now := <-poll.C:
-			if v := c.screen.version(); v != last || c.busy() {
+			if v := c.screen.version(); v != last || c.showing.Load() || c.busy() {
 				last, since, moved = v, now, true
 			}
 			if t != nil {

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -92,21 +93,24 @@ func (s *Sink) Take() []api.Event {
 // Until waits until an event is there for which ok answers true.
 func (s *Sink) Until(t *testing.T, ok func(api.Event) bool) {
 	t.Helper()
+	s.UntilAll(t, func(evs []api.Event) bool { return slices.ContainsFunc(evs, ok) })
+}
+
+// UntilAll waits until ok answers true for the events since the last Take.
+func (s *Sink) UntilAll(t *testing.T, ok func([]api.Event) bool) {
+	t.Helper()
 	deadline := time.After(wait)
 	for {
 		s.mu.Lock()
-		seen := s.seen
-		for _, ev := range s.events {
-			if ok(ev) {
-				s.mu.Unlock()
-				return
-			}
-		}
+		seen, evs := s.seen, slices.Clone(s.events)
 		s.mu.Unlock()
+		if ok(evs) {
+			return
+		}
 		select {
 		case <-seen:
 		case <-deadline:
-			t.Fatalf("the awaited event did not come; there are %v", s.Take())
+			t.Fatalf("the awaited event did not come; there are %v", evs)
 		}
 	}
 }
