@@ -70,7 +70,7 @@ func (s *Service) watchExits(ctx context.Context) error {
 		select {
 		case x := <-s.deps.Runtime.Exits():
 			key := bus.Key{Tenant: x.Tenant, ID: x.Session}
-			s.tracker.exited(key, x.Incarnation, x.Reason)
+			s.tracker.exited(key, x)
 			s.queue.add(key)
 		case <-ctx.Done():
 			return nil
@@ -185,9 +185,9 @@ func (s *Service) keepRunning(ctx context.Context, e bus.Entry[api.SessionRecord
 	case known.running == rec.Incarnation:
 		return nil
 	case known.ended >= rec.Incarnation:
-		return s.restart(ctx, e, known.reason)
+		return s.restart(ctx, e, known.reason, known.innocent)
 	case rec.State == api.StateRunning:
-		return s.restart(ctx, e, "it ended while nobody watched")
+		return s.restart(ctx, e, unwatched, true)
 	}
 	if rec.Restarts > 1 {
 		wait := backoff(restartFirst, restartMost, rec.Restarts-2) - s.now().Sub(rec.StateSince)
@@ -219,7 +219,7 @@ func (s *Service) start(ctx context.Context, e bus.Entry[api.SessionRecord]) err
 	})
 	switch api.CodeOf(err) {
 	case api.CodeConflict: // this incarnation ended before
-		return s.restart(ctx, e, "it ended while nobody watched")
+		return s.restart(ctx, e, unwatched, true)
 	case api.CodeInvalid:
 		return s.fail(ctx, e, detailOf(err))
 	}
@@ -230,14 +230,18 @@ func (s *Service) start(ctx context.Context, e bus.Entry[api.SessionRecord]) err
 	return nil
 }
 
-// restart follows a runner that died with another, unless they die again and again.
-func (s *Service) restart(ctx context.Context, e bus.Entry[api.SessionRecord], reason string) error {
+// unwatched is the reason of a runner that was gone when the service came back.
+const unwatched = "it ended while nobody watched"
+
+// restart follows a runner that died with another, unless they die again and again. A death that is innocent, for the yard itself
+// was stopped, does not count.
+func (s *Service) restart(ctx context.Context, e bus.Entry[api.SessionRecord], reason string, innocent bool) error {
 	rec := e.State
 	restarts := rec.Restarts
 	if rec.State == api.StateRunning && s.now().Sub(rec.StateSince) >= s.cfg.RestartReset {
 		restarts = 0
 	}
-	if restarts >= s.cfg.MaxRestarts {
+	if !innocent && restarts >= s.cfg.MaxRestarts {
 		return s.fail(ctx, e, fmt.Sprintf("the session's runner died %s in a row; the last time %s", plural(restarts+1, "time"), reason))
 	}
 	s.log.Warn("runner died", "tenant", e.Key.Tenant, "session", e.Key.ID, "incarnation", rec.Incarnation, "reason", reason)
@@ -248,8 +252,11 @@ func (s *Service) restart(ctx context.Context, e bus.Entry[api.SessionRecord], r
 			rec.State = api.StateStarting
 		}
 		nextIncarnation(&rec)
-		rec.Restarts = restarts + 1
-		rec.Reason = clip("the runner died and is started again: "+reason, maxReason)
+		rec.Restarts = restarts
+		if rec.Reason = ""; !innocent {
+			rec.Restarts++
+			rec.Reason = clip("the runner died and is started again: "+reason, maxReason)
+		}
 		entered(&rec, s.now().UTC())
 		return rec, nil
 	})

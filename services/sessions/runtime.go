@@ -41,6 +41,7 @@ type Exit struct {
 	Ref
 	Incarnation int
 	Reason      string // how it ended and what it last said, for a person
+	Unwatched   bool   // it ended while no runtime watched, as a yard that is stopped lets it: nobody's fault
 }
 
 // RuntimeInfo is what the service says about its runtime and asks of it before it starts anything.

@@ -20,6 +20,7 @@ type tracked struct {
 	running  int    // the incarnation that the runtime runs; 0: none known
 	ended    int    // the newest incarnation that ended
 	reason   string // how it ended
+	innocent bool   // and it is no sign of a fault
 	failures int    // steps in a row that did not work
 	written  time.Time
 	report   *api.RunnerReportRequest // the newest that is not written
@@ -85,13 +86,13 @@ func (t *tracker) started(key bus.Key, incarnation int) {
 }
 
 // exited notes the end of an incarnation.
-func (t *tracker) exited(key bus.Key, incarnation int, reason string) {
+func (t *tracker) exited(key bus.Key, x Exit) {
 	t.with(key, func(k *tracked) {
-		if k.running <= incarnation {
+		if k.running <= x.Incarnation {
 			k.running = 0
 		}
-		if incarnation > k.ended {
-			k.ended, k.reason = incarnation, reason
+		if x.Incarnation > k.ended {
+			k.ended, k.reason, k.innocent = x.Incarnation, x.Reason, x.Unwatched
 		}
 	})
 }

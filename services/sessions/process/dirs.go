@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 
 	"agentyard.dev/libs/api"
 )
@@ -231,6 +232,18 @@ func (r *Runtime) shown() []string {
 		}
 	}
 	return show
+}
+
+// toolsFor is how long an answer of shown stands: reading the directories takes longer than starting a session may.
+const toolsFor = time.Minute
+
+func (r *Runtime) shownLately() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if now := time.Now(); r.toolsAt.IsZero() || now.Sub(r.toolsAt) > toolsFor {
+		r.tools, r.toolsAt = r.shown(), now
+	}
+	return r.tools
 }
 
 // maxLinks bounds how many entries of one directory of the PATH are looked at.

@@ -68,9 +68,11 @@ type Runtime struct {
 	ctx context.Context // of the watchers: Run's
 	wg  sync.WaitGroup  // of the watchers and removals
 
-	mu    sync.Mutex
-	slots map[string]*slot // by session
-	uids  map[int]string   // session by user id
+	mu      sync.Mutex
+	slots   map[string]*slot // by session
+	uids    map[int]string   // session by user id
+	tools   []string         // what shown returned at toolsAt
+	toolsAt time.Time
 }
 
 // slot is what is known of one session's runner. mu is held while it is started or stopped.
@@ -125,6 +127,7 @@ func (r *Runtime) Run(ctx context.Context) error {
 		return r.loadErr
 	}
 	close(r.loaded)
+	r.wg.Go(func() { sandbox.Probe() }) // which takes a moment, so that the first session need not wait
 	tick := time.NewTicker(logEvery)
 	defer tick.Stop()
 	for {
@@ -332,6 +335,7 @@ func (r *Runtime) watch(s *slot, i *instance, started *child, done chan struct{}
 			return // Run ends; the runner does not
 		}
 		how := "it ended while nobody watched"
+		unwatched := !i.seen
 		if started != nil {
 			how = started.reap()
 		} else if i.seen {
@@ -346,7 +350,7 @@ func (r *Runtime) watch(s *slot, i *instance, started *child, done chan struct{}
 			r.log.Warn("note a runner's end", "session", i.Session, "err", err)
 		}
 		close(done)
-		exit := sessions.Exit{Ref: sessions.Ref{Tenant: i.Tenant, Session: i.Session}, Incarnation: i.Incarnation, Reason: how}
+		exit := sessions.Exit{Ref: sessions.Ref{Tenant: i.Tenant, Session: i.Session}, Incarnation: i.Incarnation, Reason: how, Unwatched: unwatched}
 		select {
 		case r.exits <- exit:
 		case <-r.ctx.Done():

@@ -246,6 +246,40 @@ func eventually(t *testing.T, what string, ok func() bool) {
 
 func TestConformance(t *testing.T) { runtimetest.Run(t, newEnv) }
 
+// TestUnprivileged runs the other tests again as a user that is not root.
+func TestUnprivileged(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Log("already unprivileged: the other tests are this test")
+		return
+	}
+	const nobody = 65534
+	dir := t.TempDir()
+	for d := dir; d != os.TempDir() && d != "/"; d = filepath.Dir(d) {
+		_ = os.Chmod(d, 0o755)
+	}
+	exe, home := filepath.Join(dir, "process.test"), filepath.Join(dir, "home")
+	data, err := os.ReadFile("/proc/self/exe")
+	if err == nil {
+		err = os.WriteFile(exe, data, 0o755)
+	}
+	if err == nil {
+		err = os.Mkdir(home, 0o755)
+	}
+	if err == nil {
+		err = os.Chown(home, nobody, nobody)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), exe, "-test.v", "-test.timeout=120s")
+	cmd.Dir = home
+	cmd.Env = []string{"HOME=" + home, "TMPDIR=" + home, "PATH=/usr/bin:/bin"}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
+	if out, err := cmd.CombinedOutput(); err != nil || !bytes.Contains(out, []byte("--- PASS: TestConformance/a_stop_leaves_no_process")) {
+		t.Fatalf("as uid %d: %v\n%s", nobody, err, out)
+	}
+}
+
 func TestLaunch(t *testing.T) {
 	t.Setenv("SECRET_OF_THE_SERVICE", "s3cr3t")
 	e := &env{dir: t.TempDir()}

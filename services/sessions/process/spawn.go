@@ -147,7 +147,7 @@ func (r *Runtime) isolate(l *launch.Launch, i *instance) error {
 		l.Sandbox.UID, l.Sandbox.GID = uid, uid
 	}
 	if slices.Contains(l.Sandbox.Isolation, sandbox.Mount) {
-		l.Sandbox.Hide, l.Sandbox.Show = r.hidden(), r.shown()
+		l.Sandbox.Hide, l.Sandbox.Show = r.hidden(), r.shownLately()
 	}
 	if slices.Contains(l.Sandbox.Isolation, sandbox.Cgroup) {
 		g, err := sandbox.MakeGroup("agentyard-"+l.Session, resources)

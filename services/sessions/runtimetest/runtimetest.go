@@ -199,7 +199,9 @@ func ended(t *testing.T, env Env) {
 	r, l := env.New(t), Launch()
 	start(t, env, r, l)
 	env.Kill(t, ref(l))
-	exit(t, r, l)
+	if x := exit(t, r, l); x.Unwatched {
+		t.Errorf("told of %+v", x)
+	}
 	if _, err := r.Start(t.Context(), l); api.CodeOf(err) != api.CodeConflict {
 		t.Errorf("started again: %v", err)
 	}
@@ -313,7 +315,9 @@ func unwatched(t *testing.T, env Env) {
 	env.Kill(t, ref(l))
 	none(t, env, l)
 	r := env.New(t)
-	exit(t, r, l)
+	if x := exit(t, r, l); !x.Unwatched {
+		t.Errorf("told of %+v", x)
+	}
 	if list := list(t, r); len(list) != 0 {
 		t.Errorf("listed: %+v", list)
 	}
