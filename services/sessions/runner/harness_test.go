@@ -270,7 +270,7 @@ func (s *session) until(what string, ok func(api.Event) bool) api.Event {
 
 func types(evs []api.Event) string {
 	var b strings.Builder
-	for _, ev := range evs {
+	for _, ev := range evs[max(0, len(evs)-50):] {
 		b.WriteString(string(ev.Type) + " ")
 	}
 	return b.String()
