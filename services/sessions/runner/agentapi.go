@@ -90,7 +90,8 @@ func decodeMessage(data []byte) (content string, raw bool, err error) {
 }
 
 // postMessage runs a message as a turn if the agent is stable; the contract has no queue.
-// The message enters the log on the agent's side, because the runner may write no other.
+// The message enters the log on the agent's side, because the runner may write no other,
+// and so it is not driven again by the next runner if this one is killed in its turn.
 func (r *runner) postMessage(w http.ResponseWriter, req *http.Request) {
 	data, err := io.ReadAll(http.MaxBytesReader(w, req.Body, maxPost))
 	if err != nil {
@@ -144,7 +145,7 @@ func (r *runner) postUpload(w http.ResponseWriter, req *http.Request) {
 	req.Body = http.MaxBytesReader(w, req.Body, maxUpload)
 	path, err := r.upload(req)
 	if err != nil {
-		rpc.WriteError(w, req, err)
+		rpc.WriteError(w, req, fileError("the upload's folder", err))
 		return
 	}
 	rpc.WriteJSON(w, req, http.StatusOK, map[string]any{"ok": true, "filePath": path})

@@ -257,6 +257,7 @@ func (r *runner) turn(ctx context.Context, s *supervisor, t *turn) error {
 // append puts events on the agent's side of the log, together.
 func (r *runner) append(ctx context.Context, evs ...api.Event) error {
 	now := time.Now().UTC()
+	r.state.touch(now)
 	for i := range evs {
 		evs[i].At = now
 		if evs[i].Type == api.EventAgentMessage {

@@ -43,6 +43,13 @@ func (s *state) change(f func(*api.RunnerReportRequest)) {
 	}
 }
 
+// touch notes a sign of work; the next report carries it.
+func (s *state) touch(at time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.now.ActiveAt = at.UnixMilli()
+}
+
 func (s *state) set(a api.Activity) {
 	s.change(func(now *api.RunnerReportRequest) { now.Activity = a })
 }
