@@ -112,8 +112,12 @@ func (s *Service) heard(ctx context.Context, key bus.Key) (bool, error) {
 	if err != nil {
 		return false, fmt.Errorf("look for messages: %w", err)
 	}
+	answered := map[string]bool{} // what reached the runner by another way than the log is no part of DoneSeq
 	for _, m := range left.Conversation {
-		if m.Role == roleUser && m.Seq > left.DoneSeq {
+		answered[m.ReplyTo] = true
+	}
+	for _, m := range left.Conversation {
+		if m.Role == roleUser && m.Seq > left.DoneSeq && !answered[m.ID] {
 			return true, nil
 		}
 	}
