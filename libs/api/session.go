@@ -63,7 +63,7 @@ func (s Session) Revision() uint64 { return s.Rev }
 
 // Agent says which agent a session runs.
 type Agent struct {
-	Kind    string   `json:"kind,omitempty"` // "demo", "claude", "codex", …, "custom"
+	Kind    string   `json:"kind,omitempty"` // "demo", "claude", "codex", …; "acp" and "custom" run Command
 	Version string   `json:"version,omitempty"`
 	Command []string `json:"command,omitempty"` // replaces the kind's own command
 	Args    []string `json:"args,omitempty"`    // appended to it

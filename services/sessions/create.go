@@ -167,6 +167,9 @@ func (s *Service) prepare(ctx context.Context, p api.Principal, req api.CreateSe
 // mergeAgent returns the profile's agent with what the request says in its place. Another kind has nothing of the
 // profile's command.
 func mergeAgent(base, over api.Agent) api.Agent {
+	if over.Kind == "" && len(over.Command) > 0 && base.Kind == "demo" {
+		over.Kind = "custom" // a command instead of the built-in demo is a program of the caller's own
+	}
 	if over.Kind != "" && over.Kind != base.Kind {
 		base = api.Agent{Kind: over.Kind}
 	}

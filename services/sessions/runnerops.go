@@ -193,7 +193,7 @@ func fit(evs []api.Event) (kept []api.Event, cut bool) {
 
 // The first look back into a log for where a runner left off, in sequences of the whole stream, and how much further each next one goes.
 const (
-	lookBack       = 10_000
+	lookBack       = 1_000 << 10 // about a thousand entries
 	lookBackGrowth = 8
 	// recentMessages and recentBytes bound the conversation for an agent that cannot load its own.
 	recentMessages = 50

@@ -28,12 +28,13 @@ func (s *Server) messages(w http.ResponseWriter, r *http.Request) {
 	}
 	prompt, answered := "", 0
 	for _, m := range req.Messages {
-		if m.Role == "assistant" {
+		switch m.Role {
+		case "assistant":
 			answered++
-			continue
-		}
-		if text, ok := personsText(m.Content); ok {
-			prompt, answered = text, 0
+		case "user":
+			if text, ok := personsText(m.Content); ok {
+				prompt, answered = text, 0
+			}
 		}
 	}
 	var tools []string

@@ -50,7 +50,9 @@ func New(t testing.TB, steps ...Step) *Server {
 		_, _ = w.Write([]byte(`{"input_tokens":10}`))
 	})
 	mux.HandleFunc("POST /v1/chat/completions", s.completions)
-	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) { http.Error(w, `{"error":{"type":"not_found_error"}}`, http.StatusNotFound) })
+	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
+		http.Error(w, `{"error":{"type":"not_found_error"}}`, http.StatusNotFound)
+	})
 	h := httptest.NewServer(mux)
 	t.Cleanup(h.Close)
 	s.URL = h.URL

@@ -48,7 +48,7 @@ yes '{"jsonrpc":"2.0","method":"session/update","params":{"sessionId":"f","updat
 		say  string
 		seen api.EventType
 	}{
-		{"over a protocol", func(l *launch.Launch) { l.Agent = api.Agent{Kind: "custom", Command: []string{"sh", "-c", flood}} }, "go", api.EventAgentMessageChunk},
+		{"over a protocol", func(l *launch.Launch) { l.Agent = api.Agent{Kind: "acp", Command: []string{"sh", "-c", flood}} }, "go", api.EventAgentMessageChunk},
 		{"on a terminal", func(l *launch.Launch) { l.Agent = api.Agent{Kind: "bash"} }, "yes", api.EventTerminal},
 	}
 	for _, tt := range tests {

@@ -302,7 +302,7 @@ func TestFailure(t *testing.T) {
 		{"no such program", func(l *launch.Launch) { l.Agent = api.Agent{Kind: "custom", Command: []string{"/nonexistent/agent"}} }, "/nonexistent/agent"},
 		{"no command", func(l *launch.Launch) { l.Agent = api.Agent{Kind: "custom"} }, "has no command"},
 		{"a program that is no agent", func(l *launch.Launch) {
-			l.Agent = api.Agent{Kind: "custom", Command: []string{"sh", "-c", "echo this is not ACP >&2; exit 4"}}
+			l.Agent = api.Agent{Kind: "acp", Command: []string{"sh", "-c", "echo this is not ACP >&2; exit 4"}}
 		}, "this is not ACP"},
 		{"a repository that may not be cloned", func(l *launch.Launch) { l.Repository = &api.Repository{URL: "https://127.0.0.1/x"} }, "not public"},
 	}

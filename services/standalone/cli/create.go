@@ -46,7 +46,7 @@ func (a *app) sessionCreate() *cobra.Command {
 	}
 	s := cmd.Flags()
 	s.StringVarP(&f.request.Prompt, "message", "m", "", "first message; - reads it from standard input")
-	s.StringVar(&f.agent, "agent", "", "agent to run: demo, claude, codex, opencode, gemini, goose, aider or custom (default: the profile's)")
+	s.StringVar(&f.agent, "agent", "", "agent to run: demo, claude, codex, opencode, gemini, goose, aider, bash, acp (any program that speaks it) or custom (any program, in a terminal) (default: the profile's)")
 	s.StringVar(&f.command, "command", "", "command `line` to run in place of the agent's own (split at spaces)")
 	s.StringVar(&f.request.Profile, "profile", "", "profile to start from (default \"default\")")
 	s.StringVar(&f.request.Title, "title", "", "title")

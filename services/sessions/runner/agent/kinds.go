@@ -43,9 +43,9 @@ func Kinds() []Kind {
 		{Name: "gemini", Title: "Gemini CLI", Protocol: ProtocolACP, Argv: []string{"gemini", "--acp"}, Install: "npm install -g @google/gemini-cli", Version: []string{"gemini", "--version"}},
 		{Name: "goose", Title: "goose", Protocol: ProtocolACP, Argv: []string{"goose", "acp"}, Install: "https://github.com/block/goose (one binary)", Version: []string{"goose", "--version"}},
 		{Name: "aider", Title: "aider", Protocol: ProtocolTerminal, Argv: []string{"aider", "--no-pretty"}, Install: "pip install aider-chat", Version: []string{"aider", "--version"}},
-		{Name: "terminal", Title: "Any program in a terminal", Protocol: ProtocolTerminal, Argv: []string{"bash"}},
 		{Name: "bash", Title: "Bash", Protocol: ProtocolTerminal, Argv: []string{"bash", "--noprofile", "--norc"}, Version: []string{"bash", "--version"}},
-		{Name: "custom", Title: "Any program that speaks ACP", Protocol: ProtocolACP},
+		{Name: "acp", Title: "Any program that speaks ACP", Protocol: ProtocolACP},
+		{Name: "custom", Title: "Any program, in a terminal", Protocol: ProtocolTerminal},
 	}
 }
 
