@@ -40,6 +40,7 @@ type caller struct {
 	raw        string    // the minted access token, which travels on the bus
 	credential string    // as presented: the token itself or an API key
 	expires    time.Time // of raw; zero when only the token knows
+	bucket     string    // of its rate limit
 }
 
 // authn turns credentials into callers. An API key costs one exchange; then its token is kept, by the key's hash, until
@@ -119,7 +120,7 @@ func (a *authn) caller(ctx context.Context, credential, remoteIP string) (*calle
 		if err != nil {
 			return nil, err
 		}
-		return &caller{Principal: p, raw: credential, credential: credential}, nil
+		return &caller{Principal: p, raw: credential, credential: credential, bucket: bucketOf(p)}, nil
 	}
 	sum := sha256.Sum256([]byte(credential))
 	a.mu.RLock()
@@ -206,10 +207,12 @@ func (a *authn) ask(ctx context.Context, key, remoteIP string) (*caller, error) 
 		return nil, err
 	}
 	return &caller{
-		Principal: p, raw: resp.AccessToken, credential: key,
+		Principal: p, raw: resp.AccessToken, credential: key, bucket: bucketOf(p),
 		expires: asked.Add(time.Duration(resp.ExpiresIn) * time.Second),
 	}, nil
 }
+
+func bucketOf(p api.Principal) string { return "principal/" + p.Tenant + "/" + p.ID }
 
 // evict makes room for one more: any entry goes, since a wrong choice costs one exchange.
 func evict[K comparable, V any](m map[K]V, limit int) {

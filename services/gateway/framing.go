@@ -8,24 +8,11 @@ import (
 )
 
 // Whoever puts two HTTP servers behind one another must not let a client make them disagree about where a request ends. net/http
-// forgives what other servers read differently: a length beside chunks, folded header lines, lines that end without CR. framed refuses
-// these before net/http sees them, by following each connection's requests as they are read.
+// forgives what other servers read differently: a length beside chunks, folded header lines, lines that end without CR. framedConn refuses
+// these before net/http sees them, by following a connection's requests as they are read.
 
 // errFraming makes net/http answer 400 and close the connection.
 var errFraming = errors.New("ambiguous request framing")
-
-// framed returns ln with every connection checked.
-func framed(ln net.Listener) net.Listener { return &framedListener{ln} }
-
-type framedListener struct{ net.Listener }
-
-func (l *framedListener) Accept() (net.Conn, error) {
-	c, err := l.Listener.Accept()
-	if err != nil {
-		return nil, err
-	}
-	return &framedConn{Conn: c}, nil
-}
 
 // framedConn follows what is read from a client.
 type framedConn struct {
@@ -42,12 +29,7 @@ func (c *framedConn) Read(p []byte) (int, error) {
 }
 
 // CloseWrite lets net/http end a connection gracefully.
-func (c *framedConn) CloseWrite() error {
-	if t, ok := c.Conn.(*net.TCPConn); ok {
-		return t.CloseWrite()
-	}
-	return nil
-}
+func (c *framedConn) CloseWrite() error { return closeWrite(c.Conn) }
 
 type framingState byte
 

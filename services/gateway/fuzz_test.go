@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"bufio"
+	"bytes"
 	"io"
 	"net/http"
 	"net/url"
@@ -140,6 +141,46 @@ func FuzzPreviewHost(f *testing.F) {
 		port, sid, err := parsePreviewHost(host)
 		if err == nil && (port == "" || !api.ValidID(api.KindSession, sid)) {
 			t.Fatalf("%q is %q %q", host, port, sid)
+		}
+	})
+}
+
+// FuzzFast: what front takes for a simple request, net/http reads as the very same.
+func FuzzFast(f *testing.F) {
+	sid := id("s", "a")
+	f.Add([]byte("GET /api/v1/sessions/" + sid + "/agent/status?x=1 HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer k\r\nAccept: */*\r\n\r\n"))
+	f.Add([]byte("GET /api/v1/sessions/" + sid + "/agent/a.b/c HTTP/1.1\r\nhost:x\r\nauthorization:Bearer k\r\nconnection:keep-alive\r\n\r\n"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		end := bytes.Index(data, headEnd)
+		var q fastRequest
+		if end < 0 || !parseFast(data[:end+2], &q) {
+			return
+		}
+		head := data[:end+4]
+		br := bufio.NewReader(bytes.NewReader(head))
+		r, err := http.ReadRequest(br)
+		if err != nil {
+			t.Fatalf("net/http refuses %q: %v", head, err)
+		}
+		if n, _ := io.Copy(io.Discard, br); n != 0 || r.ContentLength != 0 || r.TransferEncoding != nil || r.Method != "GET" || r.Close {
+			t.Fatalf("%q has a body or ends the connection", head)
+		}
+		wantPath := "/api/v1/sessions/" + string(q.id) + "/agent" + string(q.path)
+		if r.URL.EscapedPath() != wantPath || r.URL.RawQuery != string(q.query) || r.Host != string(q.host) || r.Header.Get("Authorization") != "Bearer "+string(q.cred) {
+			t.Fatalf("%q: %q %q %q, net/http: %v %q", head, wantPath, q.query, q.host, r.URL, r.Host)
+		}
+		if clean, err := cleanPath(string(q.path)); err != nil || clean != string(q.path) {
+			t.Fatalf("takes the path %q: %v", q.path, err)
+		}
+		var fr framing
+		if !fr.follow(head) || fr.state != inHead || fr.first {
+			t.Fatalf("framing refuses %q", head)
+		}
+		for _, line := range q.lines[:q.n] {
+			name, _, _ := strings.Cut(string(line), ":")
+			if !forwardRequest(http.CanonicalHeaderKey(name)) {
+				t.Fatalf("passes on %q", line)
+			}
 		}
 	})
 }

@@ -169,7 +169,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 	close(g.bound)
 
 	var workers sync.WaitGroup
-	failed := make(chan error, len(servers)+1)
+	failed := make(chan error, len(servers)+1) // one place for each who may send
 	work, stopWork := context.WithCancel(base)
 	workers.Go(func() { g.openLedgers(work) })
 	workers.Go(func() {
@@ -180,9 +180,12 @@ func (g *Gateway) Run(ctx context.Context) error {
 	workers.Go(func() { g.streams.run(work) })
 	workers.Go(func() { g.auth.run(work) })
 	workers.Go(func() { g.proxy.run(work) })
+	fronts := make([]*front, len(servers))
 	for i, srv := range servers {
+		fronts[i] = newFront(g, listeners[i], i == 0) // previews are never plain reads of the API
+		workers.Go(fronts[i].run)
 		workers.Go(func() {
-			if err := srv.Serve(framed(listeners[i])); !errors.Is(err, http.ErrServerClosed) {
+			if err := srv.Serve(fronts[i]); !errors.Is(err, http.ErrServerClosed) {
 				failed <- fmt.Errorf("serve: %w", err)
 			}
 		})
@@ -196,6 +199,10 @@ func (g *Gateway) Run(ctx context.Context) error {
 	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTimeout)
 	defer cancel()
 	g.streams.endAll(errStopping)
+	for _, f := range fronts {
+		f.stop()
+		f.wait(stop)
+	}
 	for _, srv := range servers {
 		if e := srv.Shutdown(stop); e != nil {
 			_ = srv.Close()

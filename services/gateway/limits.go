@@ -42,7 +42,7 @@ func (g *Gateway) chargeFailure(ctx context.Context, ip string, err error) {
 
 // allowPrincipal takes n requests from the principal's bucket in l and writes the RateLimit headers.
 func (g *Gateway) allowPrincipal(ctx context.Context, h http.Header, l limit.Limiter, c *caller) error {
-	d := l.Take(ctx, "principal/"+c.Tenant+"/"+c.ID, 1, g.cfg.PrincipalRate)
+	d := l.Take(ctx, c.bucket, 1, g.cfg.PrincipalRate)
 	h["Ratelimit-Limit"] = []string{strconv.Itoa(d.Limit)}
 	h["Ratelimit-Remaining"] = []string{strconv.Itoa(d.Remaining)}
 	h["Ratelimit-Reset"] = []string{strconv.Itoa(int(math.Ceil(d.Reset.Seconds())))}

@@ -285,11 +285,14 @@ func (t *target) isolate(h http.Header) {
 
 // fix keeps a redirect of a session's web server inside the session's own part of the URL space.
 func (t *target) fix(h http.Header) {
-	loc := h["Location"]
-	if len(loc) != 1 {
-		return
+	if loc := h["Location"]; len(loc) == 1 {
+		h["Location"] = []string{ownLocation(loc[0], t.prefix)}
 	}
-	rest := loc[0]
+}
+
+// ownLocation puts prefix before a location on the session's own server; another's stays.
+func ownLocation(loc, prefix string) string {
+	rest := loc
 	for _, own := range []string{"http://" + upstreamHost, "http://127.0.0.1"} {
 		if tail, ok := strings.CutPrefix(rest, own); ok {
 			if i := strings.IndexByte(tail, '/'); i >= 0 && strings.Trim(tail[:i], ":0123456789") == "" {
@@ -298,8 +301,9 @@ func (t *target) fix(h http.Header) {
 		}
 	}
 	if strings.HasPrefix(rest, "/") && !strings.HasPrefix(rest, "//") {
-		h["Location"] = []string{t.prefix + rest}
+		return prefix + rest
 	}
+	return loc
 }
 
 // copyBuffers keeps the buffers that bodies are copied through.

@@ -121,6 +121,10 @@ func requestID(r *http.Request) string {
 	if ids := r.Header["X-Request-Id"]; len(ids) == 1 && validRequestID(ids[0]) {
 		return ids[0]
 	}
+	return freshID()
+}
+
+func freshID() string {
 	var b [8]byte
 	_, _ = rand.Read(b[:]) // never fails
 	return hex.EncodeToString(b[:])

@@ -163,11 +163,16 @@ func (g *Gateway) remoteIP(r *http.Request) string {
 	if err != nil {
 		return r.RemoteAddr
 	}
+	return g.clientIP(ip, r.Header["X-Forwarded-For"])
+}
+
+// clientIP returns ip, or what a trusted proxy at ip says in forwarded.
+func (g *Gateway) clientIP(ip string, forwarded []string) string {
 	if len(g.proxies) == 0 {
 		return ip
 	}
 	// From the right: each trusted proxy vouches for the address to its left.
-	hops := strings.Split(strings.Join(r.Header.Values("X-Forwarded-For"), ","), ",")
+	hops := strings.Split(strings.Join(forwarded, ","), ",")
 	for i := len(hops) - 1; i >= 0; i-- {
 		addr, err := netip.ParseAddr(ip)
 		if err != nil || !slices.ContainsFunc(g.proxies, func(p netip.Prefix) bool { return p.Contains(addr.Unmap()) }) {
