@@ -79,6 +79,7 @@ type Gateway struct {
 	addr    atomic.Pointer[string]
 	preview atomic.Pointer[string]
 	bound   chan struct{} // closed when the listeners are open
+	seen    atomic.Bool   // auth and sessions have answered
 	sockets sync.WaitGroup
 }
 
@@ -291,6 +292,23 @@ func (g *Gateway) Ready(ctx context.Context) error {
 	if err := g.deps.Bus.Ready(ctx); err != nil {
 		return fmt.Errorf("the bus: %w", err)
 	}
+	return g.met(ctx)
+}
+
+// met returns nil once the services that answer for the gateway have been seen to answer. Afterwards it can do without either for
+// a while; before, the first caller would be turned away by a gateway that has said it is ready.
+func (g *Gateway) met(ctx context.Context) error {
+	if g.seen.Load() {
+		return nil
+	}
+	if _, err := rpc.Call(ctx, g.rpc, api.JWKS, api.None{}); api.CodeOf(err) == api.CodeUnavailable {
+		return errors.New("waiting for the auth service")
+	}
+	// It is refused for want of a token, which is an answer too.
+	if _, err := rpc.Call(ctx, g.rpc, api.ListProfiles, api.List{}); api.CodeOf(err) == api.CodeUnavailable {
+		return errors.New("waiting for the sessions service")
+	}
+	g.seen.Store(true)
 	return nil
 }
 
