@@ -202,10 +202,10 @@ func (u *upstream) serve(w *recorder, r *http.Request, t *target) (err error) {
 				}
 			}
 			t.fix(resp.Header)
-			for name := range resp.Header {
+			t.isolate(resp.Header)
+			for name := range resp.Header { // ReverseProxy adds them to own
 				delete(own, name)
 			}
-			t.isolate(resp.Header)
 			return nil
 		},
 		ErrorHandler: func(_ http.ResponseWriter, _ *http.Request, e error) { err = upstreamError(r, e) },
