@@ -24,6 +24,9 @@ const (
 // maxFastBody is the size up to which front holds an answer's body in memory; a larger one is copied through.
 const maxFastBody = 32 << 10
 
+// freshFor is how long front takes a credential that it has just checked for good.
+const freshFor = 100 * time.Millisecond
+
 var (
 	headEnd    = []byte("\r\n\r\n")
 	fastMethod = []byte("GET /api/v1/sessions/")
@@ -205,14 +208,17 @@ func (c *frontConn) request() outcome {
 		ipKey = "addr/" + ip
 	}
 	ctx := g.base
-	if c.caller == nil || string(q.cred) != c.cred || !g.auth.fresh(ctx, c.caller) {
+	// A revocation is in force within a second; a busy connection need not ask on each request.
+	if c.caller == nil || string(q.cred) != c.cred || start.Sub(c.checked) > freshFor && !g.auth.fresh(ctx, c.caller) {
 		actx, cancel := context.WithTimeout(ctx, exchangeTimeout)
 		who, err := g.auth.caller(actx, string(q.cred), ip)
 		cancel()
 		if err != nil {
 			return notOurs
 		}
-		c.caller, c.cred = who, string(q.cred)
+		c.caller, c.cred, c.checked = who, string(q.cred), start
+	} else if start.Sub(c.checked) > freshFor {
+		c.checked = start
 	}
 	if string(q.id) != c.session {
 		c.session = string(q.id)

@@ -44,6 +44,7 @@ type frontConn struct {
 	cred    string
 	session string
 	caller  *caller
+	checked time.Time // when caller was last found good
 }
 
 // maxFrontHead is the size of a head up to which front looks at it.

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -230,8 +231,27 @@ type answerHead struct {
 // readHead reads one final answer's head; informational ones are passed over.
 func (c *leanConn) readHead(a *answerHead) error {
 	left := maxResponseHead
-	for {
+	next := func() (string, error) {
 		line, err := c.line(&left)
+		return string(line), err
+	}
+	// Mostly the whole head is there: then one string holds it.
+	data, _ := c.br.Peek(c.br.Buffered())
+	if end := bytes.Index(data, headEnd); end >= 0 {
+		whole := string(data[:end+len(headEnd)])
+		read := next
+		next = func() (string, error) {
+			if whole == "" {
+				return read() // another head follows an informational one
+			}
+			var line string
+			line, whole, _ = strings.Cut(whole, "\n")
+			_, _ = c.br.Discard(len(line) + 1)
+			return strings.TrimSuffix(line, "\r"), nil
+		}
+	}
+	for {
+		line, err := next()
 		if err != nil {
 			return err
 		}
@@ -241,7 +261,7 @@ func (c *leanConn) readHead(a *answerHead) error {
 		}
 		*a = answerHead{status: status, fields: a.fields[:0], length: -1, keep: minor == '1'}
 		for {
-			if line, err = c.line(&left); err != nil {
+			if line, err = next(); err != nil {
 				return err
 			}
 			if len(line) == 0 {
@@ -287,13 +307,13 @@ func noEOF(err error) error {
 }
 
 // parseStatus reads "HTTP/1.1 200 OK".
-func parseStatus(line []byte) (minor byte, status int, err error) {
+func parseStatus(line string) (minor byte, status int, err error) {
 	const form = "HTTP/1."
-	if len(line) < len(form)+5 || string(line[:len(form)]) != form || line[8] != ' ' || (len(line) > 12 && line[12] != ' ') {
+	if len(line) < len(form)+5 || line[:len(form)] != form || line[8] != ' ' || (len(line) > 12 && line[12] != ' ') {
 		return 0, 0, errors.New("the answer is not HTTP/1")
 	}
 	minor = line[7]
-	for _, d := range line[9:12] {
+	for _, d := range []byte(line[9:12]) {
 		if d < '0' || d > '9' {
 			return 0, 0, errors.New("the answer's status is not a number")
 		}
@@ -306,39 +326,29 @@ func parseStatus(line []byte) (minor byte, status int, err error) {
 }
 
 // add takes one header line.
-func (a *answerHead) add(line []byte) error {
-	colon := -1
-	for i, c := range line {
-		if c == ':' {
-			colon = i
-			break
-		}
-		if !tokenChar[c] {
-			return errors.New("the answer has a bad header name")
-		}
-	}
+func (a *answerHead) add(line string) error {
+	colon := strings.IndexByte(line, ':')
 	if colon <= 0 {
 		return errors.New("the answer has a header without a name")
 	}
-	value := line[colon+1:]
-	for _, c := range value {
-		if c < 0x20 && c != '\t' || c == 0x7f {
+	for i := range colon {
+		if !tokenChar[line[i]] {
+			return errors.New("the answer has a bad header name")
+		}
+	}
+	value := strings.Trim(line[colon+1:], " \t")
+	for i := range len(value) {
+		if c := value[i]; c < 0x20 && c != '\t' || c == 0x7f {
 			return errors.New("the answer has a bad header value")
 		}
 	}
-	for len(value) > 0 && (value[0] == ' ' || value[0] == '\t') {
-		value = value[1:]
-	}
-	for n := len(value); n > 0 && (value[n-1] == ' ' || value[n-1] == '\t'); n = len(value) {
-		value = value[:n-1]
-	}
-	name, ok := commonNames[string(line[:colon])]
+	name, ok := commonNames[line[:colon]]
 	if !ok {
-		name = textproto.CanonicalMIMEHeaderKey(string(line[:colon]))
+		name = textproto.CanonicalMIMEHeaderKey(line[:colon])
 	}
 	switch name {
 	case "Content-Length":
-		n, err := strconv.ParseInt(string(value), 10, 64)
+		n, err := strconv.ParseInt(value, 10, 64)
 		if err != nil || n < 0 || value[0] == '+' || (a.length >= 0 && a.length != n) {
 			return errors.New("the answer has a bad Content-Length")
 		}
@@ -347,13 +357,13 @@ func (a *answerHead) add(line []byte) error {
 		}
 		a.length = n
 	case "Transfer-Encoding":
-		if a.chunked || !strings.EqualFold(string(value), "chunked") {
+		if a.chunked || !strings.EqualFold(value, "chunked") {
 			return errors.New("the answer has an unknown Transfer-Encoding")
 		}
 		a.chunked = true
 		return nil
 	case "Connection":
-		if headerHas([]string{string(value)}, "close") {
+		if headerHas([]string{value}, "close") {
 			a.keep = false
 		}
 		return nil
@@ -361,7 +371,7 @@ func (a *answerHead) add(line []byte) error {
 		return nil
 	}
 	if forwardResponse(name) {
-		a.fields = append(a.fields, field{name, string(value)})
+		a.fields = append(a.fields, field{name, value})
 	}
 	return nil
 }
