@@ -85,7 +85,7 @@ func (w *follower) run(ctx context.Context) error {
 func (w *follower) catchUp(ctx context.Context) error {
 	w.seen = nil
 	for n := 1; ; n++ {
-		evs, more, err := w.h.read(ctx, w.tenant, w.session, w.pos, followPage)
+		evs, more, err := w.page(ctx)
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
@@ -108,6 +108,17 @@ func (w *follower) catchUp(ctx context.Context) error {
 			return nil
 		}
 	}
+}
+
+// page reads the next events. The place is given back before they are delivered: a slow f holds none.
+func (w *follower) page(ctx context.Context) ([]*HubEvent, bool, error) {
+	select {
+	case w.h.reads <- struct{}{}:
+	case <-ctx.Done():
+		return nil, false, ctx.Err()
+	}
+	defer func() { <-w.h.reads }()
+	return w.h.read(ctx, w.tenant, w.session, w.pos, followPage)
 }
 
 func (w *follower) deliverRead(ev *HubEvent) error {

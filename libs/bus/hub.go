@@ -15,6 +15,7 @@ type Hub struct {
 	read   readFunc
 	open   func(session string, m stored) []*HubEvent
 	writer api.LogWriter // "" for both
+	reads  chan struct{} // places of those who read a page of the log
 
 	mu     sync.Mutex
 	topics map[topicName]*topic
@@ -22,6 +23,10 @@ type Hub struct {
 
 // readFunc is Log.read of one writer's or both sides.
 type readFunc func(ctx context.Context, tenant, session string, after uint64, limit int) ([]*HubEvent, bool, error)
+
+// maxReaders bounds the pages that are being read at once: after a burst every follower of a session may
+// have to catch up, and a page in flight costs a megabyte.
+const maxReaders = 16
 
 type topicName struct{ tenant, session string }
 
@@ -35,7 +40,7 @@ func (l *Log) hub(open func(session string, m stored) []*HubEvent) *Hub {
 }
 
 func newHub(c *Conn, writer api.LogWriter, open func(session string, m stored) []*HubEvent, read readFunc) *Hub {
-	return &Hub{c: c, read: read, open: open, writer: writer, topics: map[topicName]*topic{}}
+	return &Hub{c: c, read: read, open: open, writer: writer, reads: make(chan struct{}, maxReaders), topics: map[topicName]*topic{}}
 }
 
 // liveEntry is an entry of the log as it was republished.
