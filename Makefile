@@ -13,8 +13,9 @@ help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: ## start a yard on this machine (needs Go only); its sessions keep between runs
-	@echo 'building agentyard; the first time this takes a minute or two' >&2
-	@go run ./services/standalone/cmd/agentyard up
+	@echo 'building bin/agentyard; the first time this takes a minute or two' >&2
+	@go build -o bin/agentyard ./services/standalone/cmd/agentyard
+	@exec bin/agentyard up
 
 test: test-deps ## run every test of every module, and check that it builds for Linux and macOS
 	go vet $(PACKAGES)

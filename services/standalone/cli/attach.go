@@ -51,6 +51,7 @@ type talk struct {
 	mu       sync.Mutex
 	approval *api.Event // the newest question without an answer
 	working  bool
+	asking   bool   // a message is on its way
 	said     string // the newest message that was accepted
 	answered string // the newest message whose turn ended
 	leaving  bool   // the input has ended: detach when said is answered
@@ -161,11 +162,15 @@ func (t *talk) say(ctx context.Context, text string) error {
 			}
 		}
 	}
+	t.mu.Lock()
+	t.asking = true
+	t.mu.Unlock()
 	sent, err := t.line.Send(ctx, text)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.asking = false
 	if err == nil {
-		t.mu.Lock()
 		t.said = sent.ID
-		t.mu.Unlock()
 	}
 	return err
 }
@@ -184,7 +189,8 @@ func (t *talk) interrupts(ctx context.Context, detach context.CancelCauseFunc) (
 			case <-signals:
 			}
 			t.mu.Lock()
-			working := t.working
+			// What was said counts as work before the agent has begun with it.
+			working := t.working || t.asking || t.said != "" && t.said != t.answered
 			t.mu.Unlock()
 			if asked || !working {
 				detach(errDone)

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -68,8 +69,8 @@ func (a *app) up() *cobra.Command {
 // welcome prints the one line that programs wait for and, beside it, what a person does next.
 func (a *app) welcome(url, data string) {
 	program := "agentyard"
-	if self, err := os.Executable(); err == nil && filepath.Dir(filepath.Dir(self)) == filepath.Clean(os.TempDir()) {
-		program = "go run ./services/standalone/cmd/agentyard" // started by go run, which built it in the temporary directory
+	if strings.Contains(os.Args[0], "/") {
+		program = os.Args[0] // it may not be on the PATH
 	}
 	fmt.Fprintln(a.Out, "ready", url)
 	where := ""
