@@ -74,6 +74,13 @@ func benchLedger(ctx context.Context, r *report) error {
 	if err != nil {
 		return err
 	}
+	// As in a service: the view spares the read before each write.
+	view := ledger.View(bus.ViewConfig[api.SessionRecord]{})
+	ctx, cancel := context.WithCancel(ctx)
+	ended := make(chan error, 1)
+	go func() { ended <- view.Run(ctx) }()
+	defer func() { cancel(); <-ended }()
+	<-view.Ready()
 	state := api.SessionRecord{Session: api.Session{Title: "a session like any other", State: api.StateRunning, Owner: "u1"}}
 	keys := make([]bus.Key, busWorkers)
 	for i := range keys {
@@ -152,7 +159,7 @@ func benchLog(ctx context.Context, r *report) error {
 		subject := api.LogSubject("default", api.NewID(api.KindSession), api.WriterUser)
 		start := time.Now()
 		for range logEvents {
-			if _, err := js.PublishAsync(subject, payload); err != nil {
+			if _, err := js.PublishAsync(subject, payload, jetstream.WithStallWait(10*time.Second)); err != nil {
 				return err
 			}
 		}

@@ -42,9 +42,9 @@ func startYard(ctx context.Context, env ...string) (*yard, error) {
 	y := &yard{dir: filepath.Join(dir, "data"), client: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 4096}}}
 	y.cmd = exec.Command(bin, "up", "--listen", "127.0.0.1:0", "--data", y.dir)
 	y.cmd.Env = append(append(os.Environ(),
-		"AGENTAPI_GATEWAY_RATE=10000000", "AGENTAPI_GATEWAY_BURST=10000000", "AGENTAPI_LOG_LEVEL=warn",
+		"AGENTAPI_GATEWAY_PRINCIPAL_RATE=1e7", "AGENTAPI_GATEWAY_PRINCIPAL_BURST=10000000",
+		"AGENTAPI_GATEWAY_ADDRESS_RATE=1e7", "AGENTAPI_GATEWAY_ADDRESS_BURST=10000000", "AGENTAPI_LOG_LEVEL=warn",
 		"AGENTAPI_SESSIONS_MAX_PER_USER=1000", "AGENTAPI_SESSIONS_MAX_PER_TENANT=1000"), env...)
-	y.cmd.Stderr = os.Stderr
 	stdout, err := y.cmd.StdoutPipe()
 	if err != nil {
 		return nil, err

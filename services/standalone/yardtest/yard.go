@@ -14,7 +14,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -111,7 +110,8 @@ func baseEnv(home string) []string {
 			env = append(env, name+"="+v)
 		}
 	}
-	return append(env, "AGENTAPI_GATEWAY_RATE=100000", "AGENTAPI_GATEWAY_BURST=100000")
+	return append(env, "AGENTAPI_GATEWAY_PRINCIPAL_RATE=100000", "AGENTAPI_GATEWAY_PRINCIPAL_BURST=100000",
+		"AGENTAPI_GATEWAY_ADDRESS_RATE=100000", "AGENTAPI_GATEWAY_ADDRESS_BURST=100000")
 }
 
 // Processes returns the names of the yard's processes.
@@ -140,6 +140,13 @@ func (y *Yard) Kill(t testing.TB, name string) {
 func (y *Yard) Restart(t testing.TB, name string) {
 	t.Helper()
 	y.process(t, name).start(t)
+}
+
+// Ready waits until the whole yard answers.
+func (y *Yard) Ready(t testing.TB) {
+	t.Helper()
+	y.awaitReady(t)
+	y.awaitAnswer(t)
 }
 
 // BusURL returns the address of the yard's bus.
