@@ -89,7 +89,7 @@ func (a *app) configFile() (string, error) {
 func (a *app) stored() (credential, error) {
 	file, noHome := a.configFile()
 	if noHome != nil {
-		return credential{}, nil // then nothing is stored
+		return credential{}, nil //nolint:nilerr // then nothing is stored
 	}
 	data, err := os.ReadFile(file)
 	if errors.Is(err, fs.ErrNotExist) {
