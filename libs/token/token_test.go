@@ -290,8 +290,13 @@ func TestCachedVerdict(t *testing.T) {
 		}
 		keys[k.ID] = other.Private.Public().(ed25519.PublicKey)
 		mustRefuse(t, v, raw)
+		keys[other.ID] = keys[k.ID]
 		delete(keys, k.ID)
 		mustRefuse(t, v, raw)
+		delete(keys, other.ID) // a service that knows no key at all cannot tell
+		if _, err := v.Verify(t.Context(), raw); api.CodeOf(err) != api.CodeUnavailable {
+			t.Errorf("without any key: %v", err)
+		}
 	})
 	t.Run("is kept for a bounded number of tokens", func(t *testing.T) {
 		k := newKey(t)

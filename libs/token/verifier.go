@@ -80,7 +80,8 @@ func NewVerifier(keys KeySource, revoked Revocations, now func() time.Time) *Ver
 	return v
 }
 
-// Verify returns the principal of a raw token, or an unauthenticated error. It accepts EdDSA only and requires
+// Verify returns the principal of a raw token, or an unauthenticated error; unavailable while no key is known at
+// all, as in a service that has just started. It accepts EdDSA only and requires
 // kid, typ, iss, aud, sub, tenant, exp and iat; leeway 5 s. The principal's slices are shared with other callers: do not
 // modify them.
 func (v *Verifier) Verify(_ context.Context, raw string) (api.Principal, error) {
@@ -96,6 +97,12 @@ func (v *Verifier) Verify(_ context.Context, raw string) (api.Principal, error) 
 	if !ok {
 		var err error
 		if good, err = v.check(raw); err != nil {
+			if len(v.keys.VerifyingKeys()) == 0 {
+				return api.Principal{}, &api.Error{
+					Code: api.CodeUnavailable, RetryAfter: time.Second, Cause: err,
+					Detail: "this service does not know the keys of access tokens yet; try again in a moment",
+				}
+			}
 			return api.Principal{}, err
 		}
 		shard.Add(sum, good)

@@ -85,9 +85,9 @@ type yard struct {
 	keys   *bus.Keyring
 	server *bus.Server
 
-	conns    []*bus.Conn
-	services []service
-	gateway  *gateway.Gateway
+	conns   []*bus.Conn
+	checks  []func(context.Context) error // of readiness
+	gateway *gateway.Gateway
 }
 
 // compose makes the services. All start at the same time; they stop in the reverse order of this list.
@@ -112,7 +112,7 @@ func (y *yard) compose() error {
 		}
 		y.daemon.Ready(part.name, s.Ready)
 		y.daemon.Add(part.name, s.Run)
-		y.services = append(y.services, s)
+		y.checks = append(y.checks, s.Ready)
 	}
 	return nil
 }
@@ -184,6 +184,8 @@ func (y *yard) makeGateway(name string, conn *bus.Conn, logger *slog.Logger) (se
 func (y *yard) trust(name string, conn *bus.Conn, logger *slog.Logger) *trust.Store {
 	t := trust.New(conn, logger)
 	y.daemon.Add(name+" trust", t.Run)
+	y.daemon.Ready(name+" trust", t.Check)
+	y.checks = append(y.checks, t.Check)
 	return t
 }
 
@@ -245,8 +247,8 @@ func (y *yard) announce(ctx context.Context, tell func(url string)) error {
 
 // ready reports whether every service is ready, and so the gateway's /ready answers 200.
 func (y *yard) ready(ctx context.Context) bool {
-	for _, s := range y.services {
-		if s.Ready(ctx) != nil {
+	for _, check := range y.checks {
+		if check(ctx) != nil {
 			return false
 		}
 	}

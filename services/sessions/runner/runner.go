@@ -56,6 +56,7 @@ type runner struct {
 	spawn    agent.Spawner
 	sink     agent.Sink
 
+	early   *earlyStart // nil when it was taken or there is none
 	queue   *queue
 	state   *state
 	talk    *conversation
@@ -92,6 +93,9 @@ func Run(ctx context.Context, l launch.Launch, opts Options) error {
 		return err
 	}
 	defer listener.Close()
+	if r.early = r.startEarly(ctx); r.early != nil {
+		defer r.early.drop()
+	}
 	r.conn, err = bus.Connect(bus.Config{URL: l.BusURL, Credentials: l.Credentials, Name: "runner-" + l.Session, Logger: r.log})
 	if err != nil {
 		return err

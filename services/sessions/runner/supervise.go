@@ -100,9 +100,7 @@ func (s *supervisor) start(ctx context.Context) error {
 	if len(argv) == 0 {
 		return api.Invalid("/agent/command", "the kind %q has no command of its own; give one", r.kind.Name)
 	}
-	a, err := r.start(ctx, agent.Config{
-		Argv: argv, Dir: r.workspace(), Session: r.state.mark().AgentSession, Spawn: r.spawn, Sink: r.sink, Logger: r.log,
-	})
+	a, err := r.startAgent(ctx, argv, r.state.mark().AgentSession)
 	if err != nil {
 		return err
 	}
@@ -120,6 +118,17 @@ func (s *supervisor) start(ctx context.Context) error {
 	})
 	r.typist.Store(&a)
 	return nil
+}
+
+// startAgent takes the agent that was started early, or starts one.
+func (r *runner) startAgent(ctx context.Context, argv []string, session string) (agent.Agent, error) {
+	if e := r.early; e != nil {
+		r.early = nil
+		if session == "" {
+			return e.take(ctx)
+		}
+	}
+	return r.start(ctx, agent.Config{Argv: argv, Dir: r.workspace(), Session: session, Spawn: r.spawn, Sink: r.sink, Logger: r.log})
 }
 
 // preamble is the conversation so far for an agent that cannot load it. A terminal would

@@ -13,6 +13,7 @@ import (
 
 	"agentyard.dev/libs/bus"
 	"agentyard.dev/libs/daemon"
+	"agentyard.dev/libs/rpc"
 	"agentyard.dev/libs/token"
 	"agentyard.dev/libs/trust"
 	"agentyard.dev/services/sessions"
@@ -107,6 +108,7 @@ func run(ctx context.Context, args []string, getenv func(string) string) error {
 		local.Hide = append(local.Hide, abs)
 	}
 	keys := trust.New(conn, d.Logger)
+	denials := trust.NewDenials(rpc.NewClient(conn, rpc.ClientConfig{Name: "sessions", Metrics: d.Metrics}), d.Logger)
 	runtime := process.New(local, d.Logger)
 	service := sessions.New(cfg, sessions.Deps{
 		Conn: conn, Auth: token.NewVerifier(keys, keys, nil), Issuer: issuer, BusURL: runnerURL,
@@ -115,7 +117,7 @@ func run(ctx context.Context, args []string, getenv func(string) string) error {
 		CheckURL: func(ctx context.Context, url string) error {
 			return repo.CheckURL(ctx, url, repo.Policy{AllowPrivate: cfg.AllowPrivateRepositories})
 		},
-		Logger: d.Logger, Metrics: d.Metrics,
+		Denied: denials.Denied, Logger: d.Logger, Metrics: d.Metrics,
 	})
 
 	d.Ready("trust", keys.Check)
@@ -127,6 +129,7 @@ func run(ctx context.Context, args []string, getenv func(string) string) error {
 		return conn.Close(cctx)
 	})
 	d.Add("trust", keys.Run)
+	d.Add("denials", denials.Run)
 	d.Add("runtime", runtime.Run)
 	d.Add("sessions", service.Run)
 	return d.Run(ctx)
