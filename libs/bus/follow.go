@@ -7,7 +7,7 @@ import (
 )
 
 // followPage is how many events a follower reads at a time while it catches up.
-const followPage = 500
+const followPage = maxRead
 
 // Follow calls f for every event of the session after sequence after, in order, without gap or duplicate, across
 // reconnects, until ctx ends or f returns an error, which Follow returns. It catches up with Read, then follows the live subject, and catches up

@@ -62,45 +62,71 @@ func spliced(session string, m stored) []*HubEvent {
 	}
 	out := make([]*HubEvent, len(objects))
 	events := make([]HubEvent, len(objects))
+	text := make([]byte, 0, len(m.data)+len(objects)*(len(session)+40)) // of all of them
 	for i, data := range objects {
-		typ, _ := eventType(data)
-		ev := &events[i]
-		ev.Seq, ev.Type = entrySeq(m.seq, i, len(objects)), typ
-		ev.JSON = make([]byte, 0, len(data)+len(session)+40)
-		ev.JSON = append(ev.JSON, data[:len(data)-1]...)
-		ev.JSON = append(ev.JSON, `,"seq":`...)
-		ev.JSON = strconv.AppendUint(ev.JSON, ev.Seq, 10)
-		ev.JSON = append(ev.JSON, `,"session":"`...)
-		ev.JSON = append(ev.JSON, session...)
-		ev.JSON = append(ev.JSON, `"}`...)
+		ev, start := &events[i], len(text)
+		ev.Seq = entrySeq(m.seq, i, len(objects))
+		ev.Type, _ = eventType(data)
+		text = append(text, data[:len(data)-1]...)
+		text = append(text, `,"seq":`...)
+		text = strconv.AppendUint(text, ev.Seq, 10)
+		text = append(text, `,"session":"`...)
+		text = append(text, session...)
+		text = append(text, `"}`...)
+		ev.JSON = text[start:len(text):len(text)]
 		out[i] = ev
 	}
 	return out
 }
 
 // splitEntry returns the objects of an entry, each valid JSON on one line with a type.
-func splitEntry(data []byte) ([]json.RawMessage, bool) {
+func splitEntry(data []byte) ([][]byte, bool) {
 	data = bytes.TrimSpace(data)
-	if len(data) == 0 || bytes.ContainsAny(data, "\n\r") {
+	if len(data) == 0 || bytes.IndexByte(data, '\n') >= 0 || bytes.IndexByte(data, '\r') >= 0 || !json.Valid(data) {
 		return nil, false
 	}
-	objects := []json.RawMessage{data}
+	objects := [][]byte{data}
 	if data[0] == '[' {
-		objects = nil
-		if json.Unmarshal(data, &objects) != nil || len(objects) == 0 || len(objects) > maxEntry {
+		objects = elements(data)
+		if len(objects) == 0 || len(objects) > maxEntry {
 			return nil, false
 		}
-	} else if !json.Valid(data) {
-		return nil, false
 	}
-	for i, o := range objects {
-		o = bytes.TrimSpace(o)
+	for _, o := range objects {
 		if _, ok := eventType(o); !ok {
 			return nil, false
 		}
-		objects[i] = o
 	}
 	return objects, true
+}
+
+// elements returns the elements of a valid JSON array, as they stand there.
+func elements(array []byte) [][]byte {
+	var out [][]byte
+	depth, start := 0, 1
+	for i := 1; i < len(array)-1; i++ {
+		switch array[i] {
+		case '"':
+			for i++; array[i] != '"'; i++ { // valid: the string ends
+				if array[i] == '\\' {
+					i++
+				}
+			}
+		case '{', '[':
+			depth++
+		case '}', ']':
+			depth--
+		case ',':
+			if depth == 0 {
+				out = append(out, bytes.TrimSpace(array[start:i]))
+				start = i + 1
+			}
+		}
+	}
+	if last := bytes.TrimSpace(array[start : len(array)-1]); len(last) > 0 {
+		out = append(out, last)
+	}
+	return out
 }
 
 // typePrefix begins every event that encodeEvent made.
