@@ -28,7 +28,7 @@ const (
 
 // Event is one entry of a session's Log. It is flat: Type says which fields are set.
 type Event struct {
-	Seq     uint64    `json:"seq,omitempty"` // the stream sequence: SSE id and resume token
+	Seq     uint64    `json:"seq,omitempty"` // grows along the log; SSE id and resume token, opaque otherwise
 	Session string    `json:"session,omitempty"`
 	Type    EventType `json:"type"`
 	At      time.Time `json:"at"`
