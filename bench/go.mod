@@ -23,3 +23,5 @@ require (
 )
 
 replace agentyard.dev/libs => ../libs
+
+replace google.golang.org/genproto v0.0.0-20210917145530-b395a37504d4 => google.golang.org/genproto v0.0.0-20261019180522-ce908d29299b

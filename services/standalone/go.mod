@@ -82,3 +82,5 @@ replace (
 	agentyard.dev/services/sessions => ../sessions
 	agentyard.dev/services/tcagent => ../tcagent
 )
+
+replace google.golang.org/genproto v0.0.0-20210917145530-b395a37504d4 => google.golang.org/genproto v0.0.0-20261019180522-ce908d29299b

@@ -57,6 +57,7 @@ type runner struct {
 	sink     agent.Sink
 
 	early   *earlyStart // nil when it was taken or there is none
+	budget  *budget
 	queue   *queue
 	state   *state
 	talk    *conversation
@@ -81,7 +82,7 @@ func Run(ctx context.Context, l launch.Launch, opts Options) error {
 	}
 	r := &runner{
 		launch: l, kind: kind, self: opts.Self, log: opts.Logger.With("tenant", l.Tenant, "session", l.Session),
-		start: starters()[kind.Protocol],
+		start: starters()[kind.Protocol], budget: newBudget(logBudget),
 	}
 	r.sink = sink{r}
 	if err := r.makeDirs(); err != nil {
@@ -267,6 +268,9 @@ func (r *runner) append(ctx context.Context, evs ...api.Event) error {
 		if evs[i].Type == api.EventAgentMessage {
 			r.talk.agent(evs[i])
 		}
+	}
+	if evs = r.budget.admit(evs); len(evs) == 0 {
+		return nil
 	}
 	return r.appender.Append(ctx, evs...)
 }
