@@ -2,8 +2,8 @@
 // Client Protocol and does what a message says, word for word. It lets a newcomer see
 // the whole path without any account, and lets tests know what to expect.
 //
-// Each message is one instruction (see instructions) and is answered by one message
-// that ends with "[done <message id>]". A conversation can be loaded again.
+// Each message is one instruction (see instructions) and is answered by one message, at
+// whose end the runner puts "[done <message id>]". A conversation can be loaded again.
 package demo
 
 import (
@@ -172,9 +172,6 @@ func (d *demo) prompt(ctx context.Context, req acp.PromptRequest) (any, error) {
 	}
 	turn := &turn{demo: d, talk: t, ctx: ctx}
 	turn.do(said)
-	if id, _ := req.Meta[acp.MessageIDKey].(string); id != "" {
-		turn.say("\n[done " + id + "]")
-	}
 	d.remember(t.id, said, turn.answer.String())
 	res := acp.PromptResponse{StopReason: "end_turn", Usage: turn.usage}
 	if ctx.Err() != nil {

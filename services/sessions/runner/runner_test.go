@@ -45,7 +45,7 @@ func TestTurns(t *testing.T) {
 			case ev.ReplyTo != id:
 			case ev.Type == api.EventAgentMessageChunk:
 				chunks = append(chunks, ev)
-			case ev.Type == api.EventAgentMessage && (len(chunks) != 21 || chunks[0].MessageID != ev.MessageID || chunks[0].Delta != "chunk 1"):
+			case ev.Type == api.EventAgentMessage && (len(chunks) != 20 || chunks[0].MessageID != ev.MessageID || chunks[0].Delta != "chunk 1"):
 				t.Errorf("%d chunks %+v before the message %s", len(chunks), chunks, ev.MessageID)
 			}
 		}

@@ -128,10 +128,10 @@ func (t *turn) end(ctx context.Context, note string) error {
 		if !t.text.empty() {
 			note = "\n\n" + note
 		}
-		if t.r.kind.Name == "demo" {
-			note += "\n[done " + t.item.MessageID + "]"
-		}
 		t.text.add(note)
+	}
+	if t.r.kind.Name == "demo" { // its contract: every answer ends so, whatever became of the agent
+		t.text.add("\n[done " + t.item.MessageID + "]")
 	}
 	final := t.message()
 	final.Final = true
