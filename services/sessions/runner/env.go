@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -105,7 +106,8 @@ func (r *runner) clone(ctx context.Context) error {
 	policy := r.launch.RepositoryPolicy
 	err = repo.Clone(ctx, repo.Request{
 		URL: r.launch.Repository.URL, Ref: r.launch.Repository.Ref, Depth: r.launch.Repository.Depth, Submodules: policy.Submodules,
-		Dir: r.workspace(), Scratch: r.launch.Dir, UID: uid, GID: gid,
+		Credential: credential(r.launch.Repository.URL, r.launch.Env),
+		Dir:        r.workspace(), Scratch: r.launch.Dir, UID: uid, GID: gid,
 		Policy: repo.Policy{AllowPrivate: policy.AllowPrivate}, Timeout: policy.Timeout.D(), MaxBytes: policy.MaxBytes,
 	})
 	if err != nil {
@@ -120,4 +122,26 @@ func (r *runner) clone(ctx context.Context) error {
 	}
 	r.state.change(func(now *api.RunnerReportRequest) { now.Reason = "" })
 	return nil
+}
+
+// credential returns what a session's environment holds for its repository: GIT_TOKEN (with GIT_USERNAME, where the host
+// wants one) for whatever host that is, else GITHUB_TOKEN for github.com. Whoever creates the session chooses both, so
+// the token goes where its owner sends it.
+func credential(repository string, env map[string]string) repo.Credential {
+	u, err := url.Parse(repository)
+	if err != nil || u.Scheme != "https" && u.Scheme != "http" {
+		return repo.Credential{}
+	}
+	token := env["GIT_TOKEN"]
+	if token == "" && u.Scheme == "https" && strings.EqualFold(u.Hostname(), "github.com") {
+		token = env["GITHUB_TOKEN"]
+	}
+	if token == "" {
+		return repo.Credential{}
+	}
+	username := env["GIT_USERNAME"]
+	if username == "" {
+		username = "x-access-token" // what GitHub wants; others take any name with a token
+	}
+	return repo.Credential{Username: username, Password: token}
 }

@@ -1,0 +1,30 @@
+package runner
+
+import (
+	"testing"
+
+	"agentyard.dev/services/sessions/runner/repo"
+)
+
+func TestCredential(t *testing.T) {
+	tests := []struct {
+		name, url string
+		env       map[string]string
+		want      repo.Credential
+	}{
+		{"none", "https://github.com/a/b", nil, repo.Credential{}},
+		{"for any host", "https://git.example.org/a/b", map[string]string{"GIT_TOKEN": "t"}, repo.Credential{Username: "x-access-token", Password: "t"}},
+		{"with a name", "https://git.example.org/a/b", map[string]string{"GIT_TOKEN": "t", "GIT_USERNAME": "u"}, repo.Credential{Username: "u", Password: "t"}},
+		{"GitHub's", "https://GitHub.com/a/b", map[string]string{"GITHUB_TOKEN": "g"}, repo.Credential{Username: "x-access-token", Password: "g"}},
+		{"GitHub's is for GitHub only", "https://github.com.example.org/a/b", map[string]string{"GITHUB_TOKEN": "g"}, repo.Credential{}},
+		{"GitHub's is not sent in the clear", "http://github.com/a/b", map[string]string{"GITHUB_TOKEN": "g"}, repo.Credential{}},
+		{"not for ssh", "ssh://git@github.com/a/b", map[string]string{"GITHUB_TOKEN": "g", "GIT_TOKEN": "t"}, repo.Credential{}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			if got := credential(tt.url, tt.env); got != tt.want {
+				t.Errorf("got %+v, want %+v", got, tt.want)
+			}
+		})
+	}
+}
