@@ -153,7 +153,6 @@ func TestFraming(t *testing.T) {
 		"NUL in a value":       head + "X-A: b\x00c\r\nContent-Length: 0\r\n\r\n",
 		"bad header name":      head + "X A: b\r\nContent-Length: 0\r\n\r\n",
 		"no colon":             head + "nonsense\r\n\r\n",
-		"bad chunk size":       head + "Transfer-Encoding: chunked\r\n\r\nzz\r\n\r\n",
 		"space in the target":  "GET /a b HTTP/1.1\r\nHost: localhost\r\n\r\n",
 		"two hosts":            "GET /health HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\n\r\n",
 		"no host":              "GET /health HTTP/1.1\r\n\r\n",
@@ -165,11 +164,15 @@ func TestFraming(t *testing.T) {
 			before := asked.Load()
 			status, body := raw(t, g, text)
 			wantRefused(t, name, status, body)
-			if strings.HasPrefix(text, head) && asked.Load() != before && name != "bad chunk size" {
+			if strings.HasPrefix(text, head) && asked.Load() != before {
 				t.Error("the runner was asked")
 			}
 		})
 	}
+	t.Run("bad chunk size", func(t *testing.T) { // the last: its head may have reached the runner, which counts it late
+		status, body := raw(t, g, head+"Transfer-Encoding: chunked\r\n\r\nzz\r\n\r\n")
+		wantRefused(t, "bad chunk size", status, body)
+	})
 	t.Run("plain ones pass, however they are cut", func(t *testing.T) {
 		var f framing
 		text := head + "Content-Length: 5\r\n\r\nhello" + head + "Transfer-Encoding: chunked\r\n\r\n5;x=y\r\nhello\r\n0\r\nTrailer: x\r\n\r\n\r\n" + smuggled
