@@ -15,6 +15,9 @@ type recorder struct {
 	caller  *caller // once known
 	timeout time.Duration
 	set     time.Time // when the write deadline was last set
+	// closes says that the request asked for an upgrade: unless it is taken the connection ends, whoever answers and whatever
+	// Connection header they set (see framing).
+	closes bool
 }
 
 func newRecorder(w http.ResponseWriter, timeout time.Duration, now time.Time) *recorder {
@@ -36,13 +39,17 @@ func (w *recorder) WriteHeader(status int) {
 	if w.status == 0 && (status >= 200 || status == http.StatusSwitchingProtocols) {
 		w.status = status
 	}
+	if w.closes && status >= 200 {
+		h := w.Header()
+		h["Connection"] = append([]string{"close"}, h["Connection"]...) // net/http looks at the first
+	}
 	w.extend()
 	w.ResponseWriter.WriteHeader(status)
 }
 
 func (w *recorder) Write(p []byte) (int, error) {
 	if w.status == 0 {
-		w.status = http.StatusOK
+		w.WriteHeader(http.StatusOK)
 	}
 	w.extend()
 	return w.ResponseWriter.Write(p)

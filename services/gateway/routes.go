@@ -72,9 +72,7 @@ func (g *Gateway) observed(rw http.ResponseWriter, r *http.Request, h func(*reco
 	g.guard.setHeaders(w.Header())
 	id := requestID(r)
 	w.Header()["X-Request-Id"] = []string{id}
-	if len(r.Header["Upgrade"]) > 0 {
-		w.Header()["Connection"] = []string{"close"} // unless the upgrade is taken: see framing
-	}
+	w.closes = len(r.Header["Upgrade"]) > 0
 	defer func() {
 		v := recover()
 		if v != nil && v != http.ErrAbortHandler {
