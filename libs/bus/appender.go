@@ -163,7 +163,7 @@ func (a *Appender) Run(ctx context.Context) error {
 			if errors.Is(err, ErrSuperseded) {
 				return a.end(ErrSuperseded)
 			}
-			a.end(api.Errorf(api.CodeUnavailable, "append to log: the appender has stopped"))
+			_ = a.end(api.Errorf(api.CodeUnavailable, "append to log: the appender has stopped"))
 			return err
 		case <-a.wake:
 			if err := a.drain(ctx); errors.Is(err, ErrSuperseded) {

@@ -77,7 +77,7 @@ func (h *Hub) join(ctx context.Context, name topicName, r *ring) (*topic, error)
 	h.mu.Unlock()
 
 	if first {
-		t.err = h.c.Subscribe(tctx, api.LiveSubject(name.tenant, name.session, h.writer), func(_ string, header Header, data []byte) {
+		t.err = h.c.Subscribe(tctx, api.LiveSubject(name.tenant, name.session, h.writer), func(_ string, header Header, data []byte) { //nolint:contextcheck // the last to leave ends it
 			t.publish(h.entry(name.session, header, data))
 		}, t.drop)
 		close(t.ready)

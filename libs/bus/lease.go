@@ -84,7 +84,7 @@ func (l *Lease) Run(ctx context.Context, lead func(ctx context.Context, fence ui
 			break
 		}
 		if pause(ctx, n) != nil {
-			return nil
+			return nil //nolint:nilerr // its error is ctx's end
 		}
 	}
 	var w watched
@@ -108,7 +108,7 @@ func (l *Lease) Run(ctx context.Context, lead func(ctx context.Context, fence ui
 		case <-time.After(wait):
 		}
 	}
-	return nil
+	return nil //nolint:nilerr // an error above is ctx's end
 }
 
 // open makes the stream once.

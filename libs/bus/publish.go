@@ -58,7 +58,7 @@ const maxRetryPause = 500 * time.Millisecond
 // pause waits before try n (1, 2, …) of something, or for ctx's end.
 func pause(ctx context.Context, n int) error {
 	d := min(retryPause<<min(max(n-1, 0), 8), maxRetryPause)
-	d = d/2 + rand.N(d)
+	d = d/2 + rand.N(d) //nolint:gosec // jitter
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {

@@ -126,7 +126,7 @@ var errListen = errors.New("listen")
 func tryServer(ctx context.Context, opts *server.Options, logger *slog.Logger) (*server.Server, error) {
 	if !opts.DontListen && opts.Port != server.RANDOM_PORT {
 		// The server treats a taken address as fatal after it has opened its store; ask first.
-		l, err := net.Listen("tcp", net.JoinHostPort(opts.Host, strconv.Itoa(opts.Port)))
+		l, err := net.Listen("tcp", net.JoinHostPort(opts.Host, strconv.Itoa(opts.Port))) //nolint:noctx // a probe of a local port
 		if err != nil {
 			return nil, fmt.Errorf("%w: %w", errListen, err)
 		}

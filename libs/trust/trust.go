@@ -91,7 +91,7 @@ func (s *Store) Run(ctx context.Context) error {
 	}()
 	err := <-errs
 	cancel()
-	<-errs
+	<-errs //nolint:errcheck // the first one says why
 	<-announced
 	if err != nil {
 		return fmt.Errorf("follow keys and revocations: %w", err)

@@ -3,7 +3,6 @@ package trust
 import (
 	"context"
 	"crypto/ed25519"
-	"io"
 	"log/slog"
 	"sync"
 	"testing"
@@ -23,7 +22,7 @@ var (
 	_ token.Revocations = (*Store)(nil)
 )
 
-func discard() *slog.Logger { return slog.New(slog.NewTextHandler(io.Discard, nil)) }
+func discard() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
 // follow runs a store and returns a function that waits for a condition on it.
 func follow(t *testing.T, s *Store) (until func(what string, ok func() bool)) {
