@@ -280,3 +280,15 @@ func busError(doing string, err error) error {
 	}
 	return api.Errorf(api.CodeUnavailable, "%s: %w", doing, err)
 }
+
+// closeTimeout bounds the last flush of a process that stops.
+const closeTimeout = 5 * time.Second
+
+// Run is the connection as an actor of its process: it waits for ctx's end and closes. Added first, it is the last
+// to stop.
+func (c *Conn) Run(ctx context.Context) error {
+	<-ctx.Done()
+	flush, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
+	defer cancel()
+	return c.Close(flush)
+}

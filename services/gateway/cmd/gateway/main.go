@@ -7,7 +7,6 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"time"
 
 	"agentyard.dev/libs/bus"
 	"agentyard.dev/libs/daemon"
@@ -18,9 +17,6 @@ import (
 
 // version is set by the linker.
 var version = "dev"
-
-// closeTimeout bounds the last flush to the bus.
-const closeTimeout = 5 * time.Second
 
 func main() {
 	err := run(os.Args[1:], os.Getenv)
@@ -39,31 +35,23 @@ func main() {
 //	└──HTTP──▶ runners
 func run(args []string, getenv func(string) string) error {
 	cfg, process, store := gateway.DefaultConfig(), daemon.Config{}, limit.Config{}
-	var busURL, credentials string
+	var client bus.ClientFlags
 	fs := flag.NewFlagSet("gateway", flag.ContinueOnError)
 	cfg.Register(fs)
 	process.Register(fs)
 	store.Register(fs)
-	fs.StringVar(&busURL, "bus.url", "nats://127.0.0.1:4222", "address of the bus, comma-separated for a cluster")
-	fs.StringVar(&credentials, "bus.credentials", "", "`file` with the gateway's credentials for the bus")
+	client.Register(fs)
 	if err := daemon.ParseFlags(fs, args, getenv); err != nil {
 		return err
-	}
-	if credentials == "" {
-		return errors.New("-bus.credentials is not set; the bus knows no anonymous clients")
-	}
-	creds, err := os.ReadFile(credentials)
-	if err != nil {
-		return fmt.Errorf("-bus.credentials: %w", err)
 	}
 
 	d, err := daemon.New("gateway", version, process, os.Stderr)
 	if err != nil {
 		return err
 	}
-	conn, err := bus.Connect(bus.Config{URL: busURL, Credentials: creds, Name: "gateway", Logger: d.Logger})
+	conn, err := client.Connect("gateway", d.Logger)
 	if err != nil {
-		return fmt.Errorf("connect to the bus: %w", err)
+		return err
 	}
 	store.Logger = d.Logger
 	shared, local := limit.Open(store), limit.Open(limit.Config{Logger: d.Logger})
@@ -76,12 +64,7 @@ func run(args []string, getenv func(string) string) error {
 	}
 
 	d.Ready("gateway", gw.Ready)
-	d.Add("bus", func(ctx context.Context) error { // the first to start is the last to stop
-		<-ctx.Done()
-		cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
-		defer cancel()
-		return conn.Close(cctx)
-	})
+	d.Add("bus", conn.Run)
 	d.Add("limits", shared.Run)
 	d.Add("trust", keys.Run)
 	d.Add("gateway", gw.Run)

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"time"
 
 	"agentyard.dev/libs/bus"
 	"agentyard.dev/libs/daemon"
@@ -27,9 +26,6 @@ import (
 
 // version is set by the linker.
 var version = "dev"
-
-// closeTimeout bounds the last flush to the bus.
-const closeTimeout = 5 * time.Second
 
 func main() {
 	sandbox.MaybeInit()
@@ -122,12 +118,7 @@ func run(ctx context.Context, args []string, getenv func(string) string) error {
 
 	d.Ready("trust", keys.Check)
 	d.Ready("sessions", service.Ready)
-	d.Add("bus", func(ctx context.Context) error { // the first to start is the last to stop
-		<-ctx.Done()
-		cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
-		defer cancel()
-		return conn.Close(cctx)
-	})
+	d.Add("bus", conn.Run)
 	d.Add("trust", keys.Run)
 	d.Add("denials", denials.Run)
 	d.Add("runtime", runtime.Run)

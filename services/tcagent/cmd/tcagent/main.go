@@ -7,7 +7,6 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"time"
 
 	"agentyard.dev/libs/bus"
 	"agentyard.dev/libs/daemon"
@@ -16,9 +15,6 @@ import (
 
 // version is set by the linker.
 var version = "dev"
-
-// closeTimeout bounds the last flush to the bus.
-const closeTimeout = 5 * time.Second
 
 func main() {
 	err := run(os.Args[1:], os.Getenv)
@@ -62,12 +58,7 @@ func run(args []string, getenv func(string) string) error {
 	service := tcagent.New(cfg, tcagent.Deps{Bus: conn, Logger: d.Logger})
 
 	d.Ready("tcagent", service.Ready)
-	d.Add("bus", func(ctx context.Context) error { // the first to start is the last to stop
-		<-ctx.Done()
-		flush, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
-		defer cancel()
-		return conn.Close(flush)
-	})
+	d.Add("bus", conn.Run)
 	d.Add("tcagent", service.Run)
 	return d.Run(context.Background())
 }
