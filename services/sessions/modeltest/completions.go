@@ -10,12 +10,9 @@ import (
 // completions answers the Chat Completions API, streaming only.
 func (s *Server) completions(w http.ResponseWriter, r *http.Request) {
 	var req struct {
-		Model    string `json:"model"`
-		Messages []struct {
-			Role    string          `json:"role"`
-			Content json.RawMessage `json:"content"`
-		} `json:"messages"`
-		Tools []struct {
+		Model    string    `json:"model"`
+		Messages []message `json:"messages"`
+		Tools    []struct {
 			Function struct {
 				Name string `json:"name"`
 			} `json:"function"`
@@ -25,17 +22,7 @@ func (s *Server) completions(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
-	prompt, answered := "", 0
-	for _, m := range req.Messages {
-		switch m.Role {
-		case "assistant":
-			answered++
-		case "user":
-			if text, ok := personsText(m.Content); ok {
-				prompt, answered = text, 0
-			}
-		}
-	}
+	prompt, answered := turn(req.Messages)
 	var tools []string
 	for _, t := range req.Tools {
 		tools = append(tools, t.Function.Name)

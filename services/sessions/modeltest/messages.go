@@ -12,13 +12,10 @@ type object = map[string]any
 // messages answers the Messages API.
 func (s *Server) messages(w http.ResponseWriter, r *http.Request) {
 	var req struct {
-		Model    string `json:"model"`
-		Stream   bool   `json:"stream"`
-		Messages []struct {
-			Role    string          `json:"role"`
-			Content json.RawMessage `json:"content"`
-		} `json:"messages"`
-		Tools []struct {
+		Model    string    `json:"model"`
+		Stream   bool      `json:"stream"`
+		Messages []message `json:"messages"`
+		Tools    []struct {
 			Name string `json:"name"`
 		} `json:"tools"`
 	}
@@ -26,17 +23,7 @@ func (s *Server) messages(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
-	prompt, answered := "", 0
-	for _, m := range req.Messages {
-		switch m.Role {
-		case "assistant":
-			answered++
-		case "user":
-			if text, ok := personsText(m.Content); ok {
-				prompt, answered = text, 0
-			}
-		}
-	}
+	prompt, answered := turn(req.Messages)
 	var tools []string
 	for _, t := range req.Tools {
 		tools = append(tools, t.Name)
@@ -49,18 +36,18 @@ func (s *Server) messages(w http.ResponseWriter, r *http.Request) {
 		stop = "tool_use"
 	}
 	usage := object{"input_tokens": 10, "output_tokens": 5}
-	message := object{
+	answer := object{
 		"id": id, "type": "message", "role": "assistant", "model": req.Model,
 		"content": []any{}, "stop_reason": nil, "stop_sequence": nil, "usage": usage,
 	}
 	if !req.Stream {
-		message["content"], message["stop_reason"] = []any{block}, stop
+		answer["content"], answer["stop_reason"] = []any{block}, stop
 		w.Header().Set("Content-Type", "application/json")
-		_ = json.NewEncoder(w).Encode(message)
+		_ = json.NewEncoder(w).Encode(answer)
 		return
 	}
 	out := newStream(w)
-	out.send("message_start", object{"type": "message_start", "message": message})
+	out.send("message_start", object{"type": "message_start", "message": answer})
 	if step.Tool != "" {
 		out.send("content_block_start", object{"type": "content_block_start", "index": 0, "content_block": object{
 			"type": "tool_use", "id": "toolu_" + id, "name": step.Tool, "input": object{},
@@ -80,6 +67,27 @@ func (s *Server) messages(w http.ResponseWriter, r *http.Request) {
 	out.send("content_block_stop", object{"type": "content_block_stop", "index": 0})
 	out.send("message_delta", object{"type": "message_delta", "delta": object{"stop_reason": stop, "stop_sequence": nil}, "usage": usage})
 	out.send("message_stop", object{"type": "message_stop"})
+}
+
+// message is one of a conversation, in either API.
+type message struct {
+	Role    string          `json:"role"`
+	Content json.RawMessage `json:"content"`
+}
+
+// turn returns the person's last message and how often the model has answered since.
+func turn(messages []message) (prompt string, answered int) {
+	for _, m := range messages {
+		switch m.Role {
+		case "assistant":
+			answered++
+		case "user":
+			if text, ok := personsText(m.Content); ok {
+				prompt, answered = text, 0
+			}
+		}
+	}
+	return prompt, answered
 }
 
 // personsText returns the text of a user message that a person wrote: not one that only
