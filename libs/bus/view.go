@@ -2,6 +2,7 @@ package bus
 
 import (
 	"context"
+	"iter"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -110,6 +111,22 @@ func (v *View[T]) Len(index, value string) int {
 		return ix.len(value)
 	}
 	return 0
+}
+
+// LenWith is Len and, of the entries in coming, those that the view does not have yet: at one moment, so that none counts twice.
+func (v *View[T]) LenWith(index, value string, coming iter.Seq[Key]) int {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	n := 0
+	if ix := v.index[index]; ix != nil {
+		n = ix.len(value)
+	}
+	for key := range coming {
+		if v.items[key] == nil {
+			n++
+		}
+	}
+	return n
 }
 
 // List returns up to limit entries that index holds under value, newest first, older than the entry whose

@@ -3,6 +3,7 @@ package bus_test
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -87,6 +88,12 @@ func TestView(t *testing.T) {
 	running(t, v.Run)
 	await(t, v.Ready(), "the view")
 
+	t.Run("counts what is coming once", func(t *testing.T) {
+		there := v.List("owner", "u0", 0, 1, nil)[0].Key
+		if n := v.LenWith("owner", "u0", slices.Values([]bus.Key{there, {Tenant: there.Tenant, ID: "not-yet"}})); n != 11 {
+			t.Fatalf("u0 owns or is to own %d", n)
+		}
+	})
 	t.Run("lists newest first, in pages, filtered", func(t *testing.T) {
 		if n := v.Len("owner", "u0"); n != 10 {
 			t.Fatalf("u0 owns %d", n)

@@ -50,11 +50,11 @@ func (s *Service) create(ctx context.Context, req api.CreateSessionRequest) (api
 		return api.Session{}, err
 	}
 	rec.ID, rec.RequestHash = id, hash
-	release, err := s.quotas.admit(p.Tenant, p.ID)
+	key := bus.Key{Tenant: p.Tenant, ID: id}
+	release, err := s.quotas.admit(key, p.ID)
 	if err != nil {
 		return api.Session{}, err
 	}
-	key := bus.Key{Tenant: p.Tenant, ID: id}
 	e, err := s.sessions.Create(work, key, bus.Meta{Actor: p.ID, Verb: "create"}, rec)
 	release()
 	if api.CodeOf(err) == api.CodeConflict && hash != "" { // the same request is being answered at the same time

@@ -1,6 +1,7 @@
 package sessions
 
 import (
+	"maps"
 	"sync"
 	"time"
 
@@ -19,7 +20,7 @@ type quotas struct {
 	tenants *bus.View[limits]
 
 	mu       sync.Mutex
-	creating map[string]int // by index value: admitted, and not in the view yet
+	creating map[string]map[bus.Key]int // by index value: how often admitted; perhaps in the view already
 }
 
 // limits is the part of auth's users and tenants that counts here.
@@ -27,35 +28,43 @@ type limits struct {
 	MaxSessions int `json:"max_sessions,omitempty"`
 }
 
-// admit takes a place for one more session, or returns exhausted. The place must be given back with the
+// admit takes a place for the session that is to be key, or returns exhausted. The place must be given back with the
 // returned function once the session is in the view, or is not to be.
-func (q *quotas) admit(tenant, owner string) (release func(), err error) {
+func (q *quotas) admit(key bus.Key, owner string) (release func(), err error) {
 	perUser, perTenant := q.cfg.MaxPerUser, q.cfg.MaxPerTenant
-	if e, ok := q.users.Get(bus.Key{Tenant: tenant, ID: owner}); ok && e.State.MaxSessions > 0 {
+	if e, ok := q.users.Get(bus.Key{Tenant: key.Tenant, ID: owner}); ok && e.State.MaxSessions > 0 {
 		perUser = e.State.MaxSessions
 	}
-	if e, ok := q.tenants.Get(bus.Key{Tenant: tenant, ID: tenant}); ok && e.State.MaxSessions > 0 {
+	if e, ok := q.tenants.Get(bus.Key{Tenant: key.Tenant, ID: key.Tenant}); ok && e.State.MaxSessions > 0 {
 		perTenant = e.State.MaxSessions
 	}
-	byOwner := ownerValue(tenant, owner)
+	byOwner := ownerValue(key.Tenant, owner)
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if n := q.view.Len(indexLiveOwner, byOwner) + q.creating[byOwner]; perUser > 0 && n >= perUser {
+	if n := q.view.LenWith(indexLiveOwner, byOwner, maps.Keys(q.creating[byOwner])); perUser > 0 && n >= perUser {
 		return nil, &api.Error{Code: api.CodeExhausted, RetryAfter: quotaRetry,
 			Detail: plural(n, "session") + " of yours have not ended, and that is your limit; end one first"}
 	}
-	if n := q.view.Len(indexLiveTenant, tenant) + q.creating[tenant]; perTenant > 0 && n >= perTenant {
+	if n := q.view.LenWith(indexLiveTenant, key.Tenant, maps.Keys(q.creating[key.Tenant])); perTenant > 0 && n >= perTenant {
 		return nil, &api.Error{Code: api.CodeExhausted, RetryAfter: quotaRetry,
 			Detail: plural(n, "session") + " of your organisation have not ended, and that is its limit; end one first"}
 	}
-	q.creating[byOwner]++
-	q.creating[tenant]++
+	places := []string{byOwner, key.Tenant}
+	for _, place := range places {
+		if q.creating[place] == nil {
+			q.creating[place] = map[bus.Key]int{}
+		}
+		q.creating[place][key]++
+	}
 	return func() {
 		q.mu.Lock()
 		defer q.mu.Unlock()
-		for _, k := range []string{byOwner, tenant} {
-			if q.creating[k]--; q.creating[k] <= 0 {
-				delete(q.creating, k)
+		for _, place := range places {
+			if q.creating[place][key]--; q.creating[place][key] > 0 {
+				continue // the same request twice at once
+			}
+			if delete(q.creating[place], key); len(q.creating[place]) == 0 {
+				delete(q.creating, place)
 			}
 		}
 	}, nil

@@ -120,7 +120,7 @@ func (s *Service) Run(ctx context.Context) error {
 	}
 	users := bus.ReadLedger[limits](s.deps.Conn, "users").View(bus.ViewConfig[limits]{})
 	tenants := bus.ReadLedger[limits](s.deps.Conn, "tenants").View(bus.ViewConfig[limits]{})
-	s.quotas = &quotas{cfg: s.cfg, view: s.view, users: users, tenants: tenants, creating: map[string]int{}}
+	s.quotas = &quotas{cfg: s.cfg, view: s.view, users: users, tenants: tenants, creating: map[string]map[bus.Key]int{}}
 	part("follow sessions", s.view.Run)
 	part("follow profiles", s.byName.Run)
 	part("follow users", users.Run)
