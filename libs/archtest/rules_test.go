@@ -49,6 +49,8 @@ var homes = map[string][]string{
 	"k8s.io":                         {"services/sessions/kube", "services/tcagent/controller"},
 	"sigs.k8s.io":                    {"services/sessions/kube", "services/tcagent/controller"},
 	"github.com/vishvananda/netlink": {"libs/tc/kernel"},
+	"github.com/vishvananda/netns":   {"libs/tc/kernel"},
+	"github.com/cilium/ebpf":         {"libs/tc/kernel"},
 
 	// The standard library's own extension.
 	"golang.org/x": {"*"},
