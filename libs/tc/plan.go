@@ -61,6 +61,9 @@ type Minor uint16
 const (
 	RootMajor   = 1      // the HTB is 1:
 	ParentMinor = 1      // the only child of the root, which carries the link's ceiling, is 1:1
+	// DefaultMinor is the leaf of the traffic that no filter names, in every tree and whatever the class is called: an HTB's default
+	// cannot be changed, so another id would mean that the whole tree goes for a moment, and with it the limits.
+	DefaultMinor = 0x100
 	MinLeaf     = 0x100  // below are ids for people
 	MaxLeaf     = 0x7fff // the kernel itself gives 8000: and up to qdiscs without a handle
 )
