@@ -9,5 +9,8 @@ func Operations() []AnyOp {
 		Exchange, JWKS, GetMe, CreateUser, ListUsers, GetUser, UpdateUser, DeleteUser,
 		CreateTenant, ListTenants, GetTenant, UpdateTenant,
 		CreateKey, ListKeys, RevokeKey, ListAudit,
+		CreateTask, CreateTasks, ListTasks, GetTask, WaitTask, TaskHistory, CancelTask, RetryTask, ListArtifacts,
+		CreateQueue, ListQueues, GetQueue, UpdateQueue, DeleteQueue, PauseQueue, ResumeQueue, GetQueueStats,
+		ListDeadLetters, Redrive,
 	}
 }

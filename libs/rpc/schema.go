@@ -66,8 +66,10 @@ func (o object) MarshalJSON() ([]byte, error) {
 var enums = map[reflect.Type][]string{
 	reflect.TypeFor[api.State](): words(api.StatePending, api.StateStarting, api.StateRunning, api.StatePausing, api.StatePaused,
 		api.StateResuming, api.StateStopping, api.StateTerminated, api.StateFailed),
-	reflect.TypeFor[api.Activity](): words(api.ActivityIdle, api.ActivityWorking, api.ActivityApproval),
-	reflect.TypeFor[api.Role]():     words(api.RoleAdmin, api.RoleMember, api.RoleViewer, api.RoleService),
+	reflect.TypeFor[api.Activity]():      words(api.ActivityIdle, api.ActivityWorking, api.ActivityApproval),
+	reflect.TypeFor[api.TaskState]():     words(api.TaskStates()...),
+	reflect.TypeFor[api.ParentFailure](): words(api.ParentFail, api.ParentCancel, api.ParentRun),
+	reflect.TypeFor[api.Role]():          words(api.RoleAdmin, api.RoleMember, api.RoleViewer, api.RoleService),
 	reflect.TypeFor[api.Code](): words(api.CodeInvalid, api.CodeUnauthenticated, api.CodeDenied, api.CodeNotFound, api.CodeConflict,
 		api.CodeExhausted, api.CodeUnavailable, api.CodeInternal),
 }
@@ -78,6 +80,7 @@ var openEnums = map[reflect.Type][]string{
 		api.EventToolCall, api.EventApprovalRequest, api.EventApprovalAnswer, api.EventInterrupt, api.EventPlan, api.EventStatus, api.EventUsage,
 		api.EventTerminal, api.EventError, api.EventGap),
 	reflect.TypeFor[api.Permission](): words(api.SessionCreate, api.SessionRead, api.SessionRead.Any()),
+	reflect.TypeFor[api.WaitReason](): words(api.WaitNotBefore, api.WaitQueueLimit, api.WaitTurn),
 }
 
 func words[T ~string](values ...T) []string {
