@@ -193,6 +193,8 @@ type RunnerReportRequest struct {
 	Endpoint    string   `json:"endpoint,omitempty"`
 	// ActiveAt is the Unix time in milliseconds of the last sign of work.
 	ActiveAt int64 `json:"active_at,omitempty"`
+	// Version grows with each change of what this incarnation reports; zero: a runner that does not count.
+	Version uint64 `json:"version,omitempty"`
 }
 
 // RunnerReportResponse tells a superseded runner to stop.

@@ -1,6 +1,9 @@
 package api
 
-import "time"
+import (
+	"encoding/json"
+	"time"
+)
 
 // State is where a session is in its life. services/sessions holds the table of
 // which may follow which.
@@ -145,8 +148,13 @@ type SessionRecord struct {
 	// Demand and Resources are the profile's at the time of creation: what a runtime must isolate, and bounds.
 	Demand    []string  `json:"demand,omitempty"`
 	Resources Resources `json:"resources,omitzero"`
+	// Report is the version of the newest runner's report that is in here.
+	Report uint64 `json:"report,omitempty"`
 	// RequestHash tells a repeated create request from another one under the same idempotency key.
 	RequestHash string `json:"request_hash,omitempty"`
+	// Rest holds the fields that this release does not know. They are written back, so that an older replica beside a
+	// newer one loses nothing of what that one wrote.
+	Rest map[string]json.RawMessage `json:"-"`
 }
 
 // RunnerKeyHeader carries SessionRecord.EndpointKey on each request to a runner.

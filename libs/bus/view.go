@@ -103,6 +103,13 @@ func (v *View[T]) Get(key Key) (Entry[T], bool) {
 	return Entry[T]{}, false
 }
 
+// Seen returns the revision up to which the view has every change, whoever made it.
+func (v *View[T]) Seen() uint64 {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	return v.seen
+}
+
 // Len returns how many entries index holds under value.
 func (v *View[T]) Len(index, value string) int {
 	v.mu.RLock()

@@ -20,6 +20,8 @@ type Config struct {
 	AllowPrivateRepositories bool
 	// Sweep is how often ttl, idle timeout, start timeout and retention are looked at.
 	Sweep time.Duration
+	// Reconcile is how often all that the runtime has is compared with the ledger. What is seen to be wrong twice is mended.
+	Reconcile time.Duration
 	// Workers is how many sessions are started, paused and stopped at once.
 	Workers int
 	// Replicas of the ledgers and the log on a bus of several servers.
@@ -38,6 +40,7 @@ func DefaultConfig() Config {
 		RestartReset: 5 * time.Minute,
 		Retention:    30 * 24 * time.Hour,
 		Sweep:        5 * time.Second,
+		Reconcile:    20 * time.Second,
 		Workers:      64,
 		Replicas:     1,
 	}
@@ -56,6 +59,7 @@ func (c *Config) Register(fs *flag.FlagSet) {
 	fs.DurationVar(&c.Retention, "sessions.retention", c.Retention, "keep the history and the log of an ended session for so long; 0: for ever")
 	fs.BoolVar(&c.AllowPrivateRepositories, "sessions.allow-private-repositories", c.AllowPrivateRepositories, "clone from loopback and private addresses and from file:// URLs")
 	fs.DurationVar(&c.Sweep, "sessions.sweep", c.Sweep, "how often timeouts and retention are looked at")
+	fs.DurationVar(&c.Reconcile, "sessions.reconcile", c.Reconcile, "how often what the runtime has is compared with the ledger; what is wrong twice is mended")
 	fs.IntVar(&c.Workers, "sessions.workers", c.Workers, "sessions that are started or stopped at once")
 	fs.IntVar(&c.Replicas, "sessions.replicas", c.Replicas, "copies of the ledgers and the log on a bus of several servers")
 }
@@ -65,6 +69,7 @@ func (c Config) withDefaults() Config {
 	d := DefaultConfig()
 	for field, def := range map[*time.Duration]time.Duration{
 		&c.StartTimeout: d.StartTimeout, &c.StopGrace: d.StopGrace, &c.RestartReset: d.RestartReset, &c.Sweep: d.Sweep,
+		&c.Reconcile: d.Reconcile,
 	} {
 		if *field <= 0 {
 			*field = def

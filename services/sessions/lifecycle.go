@@ -135,6 +135,7 @@ func (s *Service) bringBack(ctx context.Context, key bus.Key, ifMatch uint64, by
 func nextIncarnation(rec *api.SessionRecord) {
 	rec.Incarnation++
 	rec.BaseUsage = rec.Usage
+	rec.Report = 0
 	rec.Endpoint, rec.EndpointKey, rec.Activity = "", newSecret(), ""
 }
 

@@ -28,16 +28,22 @@ type limits struct {
 	MaxSessions int `json:"max_sessions,omitempty"`
 }
 
+// bounds returns how many sessions of one user and of one tenant may live; zero: any number.
+func (q *quotas) bounds(tenant, owner string) (perUser, perTenant int) {
+	perUser, perTenant = q.cfg.MaxPerUser, q.cfg.MaxPerTenant
+	if e, ok := q.users.Get(bus.Key{Tenant: tenant, ID: owner}); ok && e.State.MaxSessions > 0 {
+		perUser = e.State.MaxSessions
+	}
+	if e, ok := q.tenants.Get(bus.Key{Tenant: tenant, ID: tenant}); ok && e.State.MaxSessions > 0 {
+		perTenant = e.State.MaxSessions
+	}
+	return perUser, perTenant
+}
+
 // admit takes a place for the session that is to be key, or returns exhausted. The place must be given back with the
 // returned function once the session is in the view, or is not to be.
 func (q *quotas) admit(key bus.Key, owner string) (release func(), err error) {
-	perUser, perTenant := q.cfg.MaxPerUser, q.cfg.MaxPerTenant
-	if e, ok := q.users.Get(bus.Key{Tenant: key.Tenant, ID: owner}); ok && e.State.MaxSessions > 0 {
-		perUser = e.State.MaxSessions
-	}
-	if e, ok := q.tenants.Get(bus.Key{Tenant: key.Tenant, ID: key.Tenant}); ok && e.State.MaxSessions > 0 {
-		perTenant = e.State.MaxSessions
-	}
+	perUser, perTenant := q.bounds(key.Tenant, owner)
 	byOwner := ownerValue(key.Tenant, owner)
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -68,4 +74,32 @@ func (q *quotas) admit(key bus.Key, owner string) (release func(), err error) {
 			}
 		}
 	}, nil
+}
+
+// overQuota returns why the pending session of e must not start. Each replica admits by its own view, so that several which admit at
+// the same time may admit too many; the one that reconciles refuses those that came last, before anything of
+// them exists. known is false while its view may lack an earlier one.
+func (s *Service) overQuota(e bus.Entry[api.SessionRecord]) (reason string, known bool) {
+	if !s.deps.Info.Shared {
+		return "", true
+	}
+	if s.view.Seen() < e.Created {
+		return "", false
+	}
+	perUser, perTenant := s.quotas.bounds(e.Key.Tenant, e.State.Owner)
+	for _, place := range []struct {
+		index, value, whose string
+		bound               int
+	}{
+		{indexLiveOwner, ownerValue(e.Key.Tenant, e.State.Owner), "yours", perUser},
+		{indexLiveTenant, e.Key.Tenant, "your organisation", perTenant},
+	} {
+		if place.bound <= 0 || s.view.Len(place.index, place.value) <= place.bound {
+			continue
+		}
+		if len(s.view.List(place.index, place.value, e.Created, place.bound, nil)) == place.bound {
+			return plural(place.bound, "session") + " of " + place.whose + " had not ended when this one was created, and that is the limit", true
+		}
+	}
+	return "", true
 }

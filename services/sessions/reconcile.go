@@ -28,7 +28,7 @@ const (
 // changed is told of each change of the SESSIONS ledger.
 func (s *Service) changed(old *bus.Entry[api.SessionRecord], now bus.Entry[api.SessionRecord]) {
 	if now.Deleted {
-		s.queue.add(now.Key)
+		s.enqueue(now.Key)
 		return
 	}
 	if old != nil && old.State.State == now.State.State && old.State.Incarnation == now.State.Incarnation {
@@ -44,24 +44,7 @@ func (s *Service) changed(old *bus.Entry[api.SessionRecord], now bus.Entry[api.S
 	} else if now.State.State.Final() {
 		return // of long ago; if anything of it still runs, adopt has found it
 	}
-	s.queue.add(now.Key)
-}
-
-// adopt compares the ledger with what the runtime runs, once at the start.
-func (s *Service) adopt(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, listTimeout)
-	defer cancel()
-	instances, err := s.deps.Runtime.List(ctx)
-	if err != nil {
-		return fmt.Errorf("list what the runtime runs: %w", err)
-	}
-	for _, i := range instances {
-		key := bus.Key{Tenant: i.Tenant, ID: i.Session}
-		s.tracker.started(key, i.Incarnation)
-		s.queue.add(key)
-	}
-	s.log.Info("adopted", "runners", len(instances))
-	return nil
+	s.enqueue(now.Key)
 }
 
 // watchExits takes the runtime's news.
@@ -71,7 +54,7 @@ func (s *Service) watchExits(ctx context.Context) error {
 		case x := <-s.deps.Runtime.Exits():
 			key := bus.Key{Tenant: x.Tenant, ID: x.Session}
 			s.tracker.exited(key, x)
-			s.queue.add(key)
+			s.enqueue(key)
 		case <-ctx.Done():
 			return nil
 		}
@@ -85,11 +68,7 @@ func (s *Service) reconcile(ctx context.Context, key bus.Key) {
 	if ok {
 		err = s.step(ctx, e)
 	} else if s.tracker.see(key).running > 0 {
-		// Nobody's: the ledger has no such session.
-		if err = s.deps.Runtime.Stop(ctx, refOf(key), s.cfg.StopGrace, false); err == nil {
-			s.log.Warn("removed a runner without a session", "tenant", key.Tenant, "session", key.ID)
-			s.tracker.with(key, func(k *tracked) { k.running = 0 })
-		}
+		err = s.removeNobodys(ctx, key)
 	}
 	if aerr := s.announceStates(ctx, key); err == nil {
 		err = aerr
@@ -110,7 +89,20 @@ func (s *Service) reconcile(ctx context.Context, key bus.Key) {
 		k.failures++
 	})
 	s.log.Warn("step", "op", "reconcile", "tenant", key.Tenant, "session", key.ID, "state", e.State.State, "code", api.CodeOf(err), "err", err)
-	s.queue.addAfter(key, wait)
+	s.enqueueAfter(key, wait)
+}
+
+// removeNobodys ends a runner of which the ledger has no session.
+func (s *Service) removeNobodys(ctx context.Context, key bus.Key) error {
+	if _, err := s.sessions.Get(ctx, key); api.CodeOf(err) != api.CodeNotFound {
+		return err // the view is behind: the change itself brings the next step
+	}
+	if err := s.deps.Runtime.Stop(ctx, refOf(key), s.cfg.StopGrace, false); err != nil {
+		return fmt.Errorf("stop runner: %w", err)
+	}
+	s.orphaned(orphanRunner, key)
+	s.tracker.with(key, func(k *tracked) { k.running = 0 })
+	return nil
 }
 
 // backoff returns first · 2ⁿ, at most most.
@@ -131,13 +123,15 @@ func (s *Service) step(ctx context.Context, e bus.Entry[api.SessionRecord]) erro
 		return err
 	}
 	known := s.tracker.see(e.Key)
-	if known.report != nil && s.now().Sub(known.written) >= reportEvery {
-		if err := s.writeReport(ctx, e.Key); err != nil {
-			return err
-		}
-	}
 	switch st := e.State.State; {
 	case st == api.StatePending:
+		switch over, known := s.overQuota(e); {
+		case !known:
+			s.enqueueAfter(e.Key, viewLag)
+			return nil
+		case over != "":
+			return s.fail(ctx, e, over)
+		}
 		next, err := s.move(ctx, e.Key, e.Rev, bus.Meta{Actor: actor, Verb: "start"}, func(rec *api.SessionRecord) error {
 			rec.State = api.StateStarting
 			nextIncarnation(rec)
@@ -192,7 +186,7 @@ func (s *Service) keepRunning(ctx context.Context, e bus.Entry[api.SessionRecord
 	if rec.Restarts > 1 {
 		wait := backoff(restartFirst, restartMost, rec.Restarts-2) - s.now().Sub(rec.StateSince)
 		if wait > 0 {
-			s.queue.addAfter(e.Key, wait)
+			s.enqueueAfter(e.Key, wait)
 			return nil
 		}
 	}

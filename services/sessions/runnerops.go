@@ -14,7 +14,10 @@ const (
 	reportEvery = 250 * time.Millisecond
 	// activeEvery is how old the written last_active_at may become while nothing else changes.
 	activeEvery = time.Minute
-	inboxLimit  = 256
+	// reportWriters write reports that have waited, reportRetry after what did not work.
+	reportWriters = 16
+	reportRetry   = time.Second
+	inboxLimit    = 256
 )
 
 // own returns the entry of the session that asks.
@@ -26,11 +29,18 @@ func (s *Service) own(ctx context.Context) (bus.Key, bus.Entry[api.SessionRecord
 }
 
 // report takes what a runner says. One that is not the session's current incarnation, or whose session has ended,
-// is told to stop.
+// is told to stop. Reports of one runner may reach different replicas; their versions put them in order.
 func (s *Service) report(ctx context.Context, req api.RunnerReportRequest) (api.RunnerReportResponse, error) {
 	key, e, ok := s.own(ctx)
-	if !ok || e.State.Incarnation != req.Incarnation || e.State.State.Final() || e.State.State == api.StatePaused {
-		return api.RunnerReportResponse{Stop: true}, nil
+	if !wanted(e.State, ok, req) {
+		// A runner ends for this, so it must not be for a view that is behind.
+		var err error
+		if e, err = s.sessions.Get(ctx, key); err != nil && api.CodeOf(err) != api.CodeNotFound {
+			return api.RunnerReportResponse{}, err
+		}
+		if !wanted(e.State, err == nil, req) {
+			return api.RunnerReportResponse{Stop: true}, nil
+		}
 	}
 	now := s.now()
 	var wait time.Duration
@@ -40,15 +50,20 @@ func (s *Service) report(ctx context.Context, req api.RunnerReportRequest) (api.
 			wait = reportEvery - now.Sub(k.written)
 		}
 	})
-	if !changes(e.State, req) {
+	if !s.news(e.State, req) {
 		s.tracker.with(key, func(k *tracked) { k.report = nil })
 		return api.RunnerReportResponse{}, nil
 	}
 	if wait > 0 {
-		s.queue.addAfter(key, wait)
+		s.reports.addAfter(key, wait)
 		return api.RunnerReportResponse{}, nil
 	}
 	return api.RunnerReportResponse{}, s.writeReport(ctx, key)
+}
+
+// wanted reports whether the runner that sent req is the one that should run.
+func wanted(rec api.SessionRecord, ok bool, req api.RunnerReportRequest) bool {
+	return ok && rec.Incarnation == req.Incarnation && !rec.State.Final() && rec.State != api.StatePaused
 }
 
 // urgent reports whether a report says what somebody waits for.
@@ -64,6 +79,22 @@ func changes(rec api.SessionRecord, req api.RunnerReportRequest) bool {
 		next.Agent.Version != rec.Agent.Version || !sameUsage(next.Usage, rec.Usage) || next.LastActiveAt.Sub(rec.LastActiveAt) >= activeEvery
 }
 
+// news reports whether a report is to be written. Where other replicas take reports too, one of them may hold an older report that
+// differs, although this one says what the ledger says: its version must get there first.
+func (s *Service) news(rec api.SessionRecord, req api.RunnerReportRequest) bool {
+	return changes(rec, req) || s.deps.Info.Shared && req.Version > rec.Report
+}
+
+// flushReport writes a report that has waited, and tries again later what does not work.
+func (s *Service) flushReport(ctx context.Context, key bus.Key) {
+	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
+	defer cancel()
+	if err := s.writeReport(ctx, key); err != nil && ctx.Err() == nil {
+		s.log.Warn("write report", "op", api.RunnerReport.Verb, "tenant", key.Tenant, "session", key.ID, "code", api.CodeOf(err), "err", err)
+		s.reports.addAfter(key, reportRetry)
+	}
+}
+
 // writeReport writes the newest report of key, if there is one.
 func (s *Service) writeReport(ctx context.Context, key bus.Key) error {
 	var req *api.RunnerReportRequest
@@ -74,8 +105,8 @@ func (s *Service) writeReport(ctx context.Context, key bus.Key) error {
 	if req == nil {
 		return nil
 	}
-	e, ok := s.view.Get(key)
-	if !ok || e.State.Incarnation != req.Incarnation {
+	e, ok := s.lookUp(ctx, key)
+	if !ok || e.State.Incarnation > req.Incarnation {
 		return nil
 	}
 	verb := "report"
@@ -83,7 +114,7 @@ func (s *Service) writeReport(ctx context.Context, key bus.Key) error {
 		verb = map[api.State]string{api.StateRunning: "run", api.StateFailed: "fail"}[req.State]
 	}
 	_, err := s.sessions.Update(ctx, key, bus.Meta{Actor: "session:" + key.ID, Verb: verb, Reason: clip(req.Reason, maxReason)}, func(rec api.SessionRecord) (api.SessionRecord, error) {
-		if rec.Incarnation != req.Incarnation || rec.State.Final() || !changes(rec, *req) {
+		if rec.Incarnation != req.Incarnation || rec.State.Final() || req.Version < rec.Report || !s.news(rec, *req) {
 			return rec, bus.ErrUnchanged
 		}
 		return applied(rec, *req, now.UTC()), nil
@@ -104,6 +135,7 @@ const maxReason = 2000
 // applied returns rec after a report of its current incarnation.
 func applied(rec api.SessionRecord, req api.RunnerReportRequest, now time.Time) api.SessionRecord {
 	rec.Usage = addUsage(rec.BaseUsage, req.Usage)
+	rec.Report = max(rec.Report, req.Version)
 	if req.Agent.Version != "" {
 		rec.Agent.Version = clip(req.Agent.Version, 100)
 	}

@@ -24,6 +24,12 @@ type Runtime interface {
 	Exits() <-chan Exit
 }
 
+// Keeper is a Runtime that can say what it keeps of sessions, whether they run or not: directories, volumes, secrets. Stop
+// without keep removes it. A session is named once, however much is kept of it.
+type Keeper interface {
+	Kept(ctx context.Context) ([]Ref, error)
+}
+
 // Ref names a session.
 type Ref struct {
 	Tenant  string
@@ -48,6 +54,9 @@ type Exit struct {
 type RuntimeInfo struct {
 	Name string // "process", "kube": Session.Runtime
 	Node string // Session.Node; empty: the runtime has many
+	// Shared says that every replica of the service has this same runtime, so that one of them reconciles for all. A runtime
+	// that is not shared is its own process's, and so is reconciling.
+	Shared bool
 	// Isolation is what separates an agent from the machine: Session.Isolation. It may take a moment the first time.
 	Isolation func() []string
 	// Lacks returns what of a profile's Isolation the runtime cannot give.

@@ -4,6 +4,9 @@
 // Operations (create.go, list.go, message.go, lifecycle.go, profile.go) write the ledger and return; the reconciler (reconcile.go) sees each
 // change in its view of the ledger, compares it with what the runtime runs, and takes one step. So whatever is killed when,
 // the next start goes on from the ledger. Runners talk to it on their own subjects (runnerops.go).
+//
+// Every replica answers operations and takes reports. Of those that share a runtime one reconciles, chosen by lease (lead.go), and
+// now and then compares all that the runtime has with the ledger, both ways (orphans.go).
 package sessions
 
 import (
@@ -15,6 +18,7 @@ import (
 	"log/slog"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -59,8 +63,10 @@ type Service struct {
 	byName   *bus.View[api.Profile]
 	events   *bus.Log
 	quotas   *quotas
-	queue    *queue
+	reports  *queue                // sessions whose newest report waits to be written
+	term     atomic.Pointer[queue] // sessions to reconcile; nil while another replica does it
 	tracker  *tracker
+	metrics  *metrics
 	ready    chan struct{} // closed when operations are answered
 }
 
@@ -84,7 +90,7 @@ func New(cfg Config, deps Deps) *Service {
 	}
 	return &Service{
 		cfg: cfg.withDefaults(), deps: deps, log: deps.Logger, now: deps.Now,
-		queue: newQueue(), tracker: newTracker(), ready: make(chan struct{}),
+		reports: newQueue(), tracker: newTracker(), metrics: newMetrics(deps.Metrics), ready: make(chan struct{}),
 	}
 }
 
@@ -132,18 +138,23 @@ func (s *Service) Run(ctx context.Context) error {
 			return cause(ctx)
 		}
 	}
-	if err := s.adopt(ctx); err != nil {
-		if ctx.Err() != nil {
-			return cause(ctx)
-		}
-		return err
-	}
 	part("watch runners", s.watchExits)
-	part("sweep", s.sweep)
-	part("reconcile", func(ctx context.Context) error {
-		s.queue.run(ctx, s.cfg.Workers, s.reconcile)
+	part("tidy", s.tidy)
+	part("write reports", func(ctx context.Context) error {
+		s.reports.run(ctx, reportWriters, s.flushReport)
 		return nil
 	})
+	if s.deps.Info.Shared {
+		part("compete", s.compete)
+	} else {
+		if err := s.begin(ctx); err != nil {
+			if ctx.Err() != nil {
+				return cause(ctx)
+			}
+			return err
+		}
+		part("reconcile", s.lead)
+	}
 	server := rpc.NewServer(s.deps.Conn, rpc.ServerConfig{
 		Service: "sessions", Auth: s.deps.Auth, Logger: s.log, Metrics: s.deps.Metrics, Denied: s.deps.Denied,
 	})
@@ -242,11 +253,21 @@ func (s *Service) find(ctx context.Context, perm api.Permission, id string) (bus
 	if !api.ValidID(api.KindSession, id) {
 		return bus.Entry[api.SessionRecord]{}, p, missing
 	}
-	e, ok := s.view.Get(bus.Key{Tenant: p.Tenant, ID: id})
+	e, ok := s.lookUp(ctx, bus.Key{Tenant: p.Tenant, ID: id})
 	if !ok || !p.CanOn(perm, e.State.Tenant, e.State.Owner) {
 		return bus.Entry[api.SessionRecord]{}, p, missing
 	}
 	return e, p, nil
+}
+
+// lookUp returns a session's entry. What this replica's view does not have yet another may have written just now.
+func (s *Service) lookUp(ctx context.Context, key bus.Key) (bus.Entry[api.SessionRecord], bool) {
+	e, ok := s.view.Get(key)
+	if ok || !s.deps.Info.Shared {
+		return e, ok
+	}
+	e, err := s.sessions.Get(ctx, key)
+	return e, err == nil
 }
 
 func asError(err error, target **api.Error) bool { return errors.As(err, target) }

@@ -40,13 +40,13 @@ func overdueAt(cfg Config, rec *api.SessionRecord, now time.Time) overdue {
 }
 
 // sweep queues, now and then, the sessions for which a time has passed.
-func (s *Service) sweep(ctx context.Context) error {
+func (s *Service) sweep(ctx context.Context) {
 	tick := time.NewTicker(s.cfg.Sweep)
 	defer tick.Stop()
 	for {
 		select {
 		case <-ctx.Done():
-			return nil
+			return
 		case <-tick.C:
 		}
 		now := s.now()
@@ -58,7 +58,7 @@ func (s *Service) sweep(ctx context.Context) error {
 			return true
 		})
 		for _, key := range due {
-			s.queue.add(key)
+			s.enqueue(key)
 		}
 	}
 }

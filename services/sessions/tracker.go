@@ -72,6 +72,41 @@ func (t *tracker) forget(key bus.Key) {
 	}
 }
 
+// restart begins anew with what the runtime runs: what an earlier term knew may be long ago.
+func (t *tracker) restart() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, k := range t.sessions {
+		k.running, k.failures = 0, 0
+	}
+}
+
+// keys returns the sessions of which anything is known.
+func (t *tracker) keys() []bus.Key {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	keys := make([]bus.Key, 0, len(t.sessions))
+	for key := range t.sessions {
+		keys = append(keys, key)
+	}
+	return keys
+}
+
+// tidy drops announcements from before then, which the replica that reconciles has made, and what is known of
+// sessions that over says have ended.
+func (t *tracker) tidy(then time.Time, over func(bus.Key) bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for key, k := range t.sessions {
+		for len(k.announce) > 0 && k.announce[0].at.Before(then) {
+			k.announce = k.announce[1:]
+		}
+		if k.running == 0 && len(k.announce) == 0 && k.report == nil && over(key) {
+			delete(t.sessions, key)
+		}
+	}
+}
+
 func (t *tracker) touch(key bus.Key, at time.Time) {
 	t.with(key, func(k *tracked) { k.touched = at })
 }

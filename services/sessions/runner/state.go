@@ -35,6 +35,7 @@ func newState(incarnation int, agent api.Agent, endpoint string, resume api.Runn
 func (s *state) change(f func(*api.RunnerReportRequest)) {
 	s.mu.Lock()
 	f(&s.now)
+	s.now.Version++
 	s.now.ActiveAt = time.Now().UnixMilli()
 	s.mu.Unlock()
 	select {
@@ -58,6 +59,7 @@ func (s *state) set(a api.Activity) {
 func (s *state) spend(u api.Usage) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.now.Version++
 	s.now.Usage.InputTokens += u.InputTokens
 	s.now.Usage.OutputTokens += u.OutputTokens
 	if u.CostUSD != nil {

@@ -1,0 +1,28 @@
+package sessions
+
+import "github.com/prometheus/client_golang/prometheus"
+
+// metrics are what a person would count of the service itself; operations are measured where they are served (libs/rpc).
+type metrics struct {
+	leading prometheus.Gauge
+	orphans *prometheus.CounterVec
+}
+
+func newMetrics(reg prometheus.Registerer) *metrics {
+	if reg == nil {
+		reg = prometheus.NewRegistry()
+	}
+	m := &metrics{
+		leading: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "agentyard_sessions_reconciling", Help: "1 while this replica reconciles the runtime with the ledger.",
+		}),
+		orphans: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "agentyard_sessions_orphans_total", Help: "What was found without its other half and mended, by kind.",
+		}, []string{"kind"}),
+	}
+	reg.MustRegister(m.leading, m.orphans)
+	for _, kind := range orphanKinds {
+		m.orphans.WithLabelValues(kind)
+	}
+	return m
+}
