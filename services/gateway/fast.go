@@ -42,6 +42,7 @@ type fastRequest struct {
 	xff             []byte
 	lines           [24][]byte // header lines that go on as they are
 	n               int
+	traced          bool
 }
 
 // parseFast reads the head of a simple request: a GET below …/agent/ in plain characters, a bearer credential, and no header that would need
@@ -122,13 +123,15 @@ func (q *fastRequest) header(line []byte) bool {
 			return false
 		}
 	}
-	switch fastHeaders[string(name)] {
-	case passHeader:
+	kind := fastHeaders[string(name)]
+	switch kind {
+	case passHeader, traceHeader:
 		if q.n == len(q.lines) {
 			return false
 		}
 		q.lines[q.n] = line
 		q.n++
+		q.traced = q.traced || kind == traceHeader
 	case hostHeader:
 		if q.host != nil || len(value) == 0 {
 			return false
@@ -166,6 +169,7 @@ type fastHeader byte
 const (
 	unknownHeader fastHeader = iota // net/http's
 	passHeader
+	traceHeader
 	dropHeader
 	hostHeader
 	credHeader
@@ -177,7 +181,7 @@ const (
 // fastHeaders are the headers of an ordinary client's read.
 var fastHeaders = map[string]fastHeader{
 	"accept": passHeader, "accept-encoding": passHeader, "accept-language": passHeader, "user-agent": passHeader, "if-none-match": passHeader,
-	"if-modified-since": passHeader, "traceparent": passHeader, "tracestate": passHeader, "cache-control": passHeader, "pragma": passHeader,
+	"if-modified-since": passHeader, "traceparent": traceHeader, "tracestate": traceHeader, "cache-control": passHeader, "pragma": passHeader,
 	"x-forwarded-proto": dropHeader, "x-forwarded-host": dropHeader, "x-forwarded-port": dropHeader, "x-real-ip": dropHeader,
 	"host": hostHeader, "authorization": credHeader, "connection": connectionHeader, "x-request-id": requestIDHeader, "x-forwarded-for": forwardedForHeader,
 }
@@ -239,20 +243,32 @@ func (c *frontConn) request() outcome {
 	if !d.Allowed {
 		return notOurs
 	}
-	return c.forward(&q, end+len(headEnd), to, ip, d, start)
+	up := g.proxy.upstream(to)
+	if key, ok := c.pollKey(&q); ok {
+		return c.poll(key, &q, end+len(headEnd), up, to, ip, d, start)
+	}
+	return c.forward(&q, end+len(headEnd), up, to, ip, d, start)
 }
 
 // forward does the round trip to the session.
-func (c *frontConn) forward(q *fastRequest, size int, to endpoint, ip string, d limit.Decision, start time.Time) outcome {
+func (c *frontConn) forward(q *fastRequest, size int, up *upstream, to endpoint, ip string, d limit.Decision, start time.Time) outcome {
+	conn, a, out := c.ask(q, up, to, ip, start)
+	if out != answered {
+		return out
+	}
+	return c.reply(q, size, conn, &up.lean, &a, d, start)
+}
+
+// ask sends the request to the session and reads the answer's head. Unless it returns answered, there is no connection to go on with.
+func (c *frontConn) ask(q *fastRequest, to *upstream, at endpoint, ip string, start time.Time) (*leanConn, answerHead, outcome) {
 	g := c.f.g
-	pool := &g.proxy.upstream(to).lean
 	for try := 0; ; try++ {
-		up, err := pool.get(g.base, try == retries)
+		up, err := to.lean.get(g.base, try == retries)
 		if err != nil {
-			return notOurs
+			return nil, answerHead{}, notOurs
 		}
 		up.extend(start)
-		up.writeFast(q, c.host, ip, to.key, g.guard.secure)
+		up.writeFast(q, c.host, ip, at.key, g.guard.secure)
 		used := !up.since.IsZero()
 		if _, err = up.Write(up.out); err == nil {
 			_, err = up.br.Peek(1)
@@ -264,18 +280,17 @@ func (c *frontConn) forward(q *fastRequest, size int, to endpoint, ip string, d 
 			}
 			if isTimeout(err) {
 				c.unavailable()
-				return broken // asking again would wait as long
+				return nil, answerHead{}, broken // asking again would wait as long
 			}
-			return notOurs
+			return nil, answerHead{}, notOurs
 		}
-		var buf [24]field
-		a := answerHead{fields: buf[:0]}
+		a := answerHead{fields: up.fields[:0]}
 		if err := up.readHead(&a); err != nil || a.chunked || a.length < 0 && !bodyless(a.status) || a.status < 200 {
 			// A stream, or nonsense: net/http asks again.
 			_ = up.Close()
-			return notOurs
+			return nil, answerHead{}, notOurs
 		}
-		return c.reply(q, size, up, pool, &a, d, start)
+		return up, a, answered
 	}
 }
 
@@ -336,11 +351,7 @@ func (c *frontConn) reply(q *fastRequest, size int, up *leanConn, pool *leanPool
 		_ = up.Close()
 		return broken
 	}
-	if a.keep {
-		pool.put(up, now)
-	} else {
-		_ = up.Close()
-	}
+	pool.done(up, a.keep, now)
 	if cap(c.out) > 2*maxFastBody {
 		c.out = nil
 	}

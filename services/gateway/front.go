@@ -36,6 +36,7 @@ type frontConn struct {
 	ip      string
 	ipKey   string // of its bucket
 	out     []byte
+	key     []byte    // pollKey's
 	readBy  time.Time // the deadlines that are set
 	writeBy time.Time
 

@@ -32,6 +32,7 @@ type metrics struct {
 	events   prometheus.Counter
 	gaps     prometheus.Counter
 	slow     prometheus.Counter
+	shared   prometheus.Counter
 	limited  *prometheus.CounterVec
 }
 
@@ -50,9 +51,10 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		events:   prometheus.NewCounter(prometheus.CounterOpts{Name: "agentyard_gateway_events_total", Help: "Events sent to clients."}),
 		gaps:     prometheus.NewCounter(prometheus.CounterOpts{Name: "agentyard_gateway_gaps_total", Help: "Gap events sent: what could not be replayed."}),
 		slow:     prometheus.NewCounter(prometheus.CounterOpts{Name: "agentyard_gateway_slow_clients_total", Help: "Streams closed because a write took too long."}),
+		shared:   prometheus.NewCounter(prometheus.CounterOpts{Name: "agentyard_gateway_polls_shared_total", Help: "Polls of a session's status that another's question answered."}),
 		limited:  prometheus.NewCounterVec(prometheus.CounterOpts{Name: "agentyard_gateway_limited_total", Help: "Requests refused by a rate limit."}, []string{"by"}),
 	}
-	reg.MustRegister(requests, m.open, m.subs, m.events, m.gaps, m.slow, m.limited)
+	reg.MustRegister(requests, m.open, m.subs, m.events, m.gaps, m.slow, m.shared, m.limited)
 	for _, class := range routeClasses {
 		var byStatus [6]prometheus.Observer
 		for i := range byStatus {

@@ -52,6 +52,7 @@ type proxy struct {
 type upstream struct {
 	transport *http.Transport
 	lean      leanPool
+	polls     polls
 	used      atomic.Bool // since run looked last
 }
 
