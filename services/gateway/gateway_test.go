@@ -64,6 +64,7 @@ func TestOperations(t *testing.T) {
 			{"GET", "/api/v1/x/../sessions", 404},
 			{"DELETE", "/api/v1/sessions", 405},
 			{"POST", "/ws", 405},
+			{"POST", "/health", 405},
 			{"GET", "/ws", 426},
 		} {
 			resp, body := call(t, g, "alice-key", c.method, c.path, nil)

@@ -142,14 +142,17 @@ func validRequestID(id string) bool {
 
 // route checks what needs no caller, then finds the handler.
 func (g *Gateway) route(w *recorder, r *http.Request) {
-	switch r.URL.Path {
-	case "/health":
+	if r.URL.Path == "/health" || r.URL.Path == "/ready" {
 		w.class = routeHealth
-		g.serveHealth(w, r)
-		return
-	case "/ready":
-		w.class = routeHealth
-		g.serveReady(w, r)
+		switch {
+		case r.Method != http.MethodGet && r.Method != http.MethodHead:
+			w.Header().Set("Allow", "GET, HEAD")
+			failStatus(w, r, http.StatusMethodNotAllowed, "this path does not take the method; see the header Allow")
+		case r.URL.Path == "/health":
+			g.serveHealth(w, r)
+		default:
+			g.serveReady(w, r)
+		}
 		return
 	}
 	if err := g.guard.checkHost(r.Host); err != nil {
