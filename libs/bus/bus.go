@@ -28,6 +28,8 @@ type Config struct {
 	Credentials []byte  // a NATS .creds file's content: user JWT and seed
 	Name        string  // of the connection, as seen by operators: the service's name
 	Logger      *slog.Logger
+	// Replicas is the least number of copies of a stream that this connection makes, on a bus of several servers; zero: 1.
+	Replicas int
 }
 
 // Conn is one connection to the bus. It reconnects for ever; while it is away calls fail
@@ -38,6 +40,8 @@ type Conn struct {
 	log    *slog.Logger
 	scoped bool          // a session's: no JetStream API
 	closed chan struct{} // when nc is
+
+	replicas int // of each stream at least
 
 	mu        sync.Mutex
 	drops     map[*nats.Subscription]func() // told of lost messages
@@ -70,7 +74,7 @@ func Connect(cfg Config) (*Conn, error) {
 		return nil, api.Invalid("/url", "is required")
 	}
 	c := &Conn{
-		log: cfg.Logger, scoped: scoped, closed: make(chan struct{}),
+		log: cfg.Logger, scoped: scoped, closed: make(chan struct{}), replicas: max(cfg.Replicas, 1),
 		drops: map[*nats.Subscription]func(){}, reconnect: map[chan struct{}]struct{}{},
 	}
 	if c.log == nil {

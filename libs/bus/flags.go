@@ -12,6 +12,7 @@ import (
 type ClientFlags struct {
 	URL             string // -bus.url
 	CredentialsFile string // -bus.credentials
+	Replicas        int    // -bus.replicas
 }
 
 // Register adds the flags of f to fs with f's current values as defaults.
@@ -21,6 +22,7 @@ func (f *ClientFlags) Register(fs *flag.FlagSet) {
 	}
 	fs.StringVar(&f.URL, "bus.url", f.URL, "`address` of the bus, comma-separated for a cluster")
 	fs.StringVar(&f.CredentialsFile, "bus.credentials", f.CredentialsFile, "`file` with this service's credentials for the bus")
+	fs.IntVar(&f.Replicas, "bus.replicas", max(f.Replicas, 1), "least `number` of copies of each stream that this service makes, on a bus of several servers")
 }
 
 // Connect is the function Connect with what the flags say; name is the service's.
@@ -32,5 +34,5 @@ func (f *ClientFlags) Connect(name string, logger *slog.Logger) (*Conn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("-bus.credentials: %w", err)
 	}
-	return Connect(Config{URL: f.URL, Credentials: creds, Name: name, Logger: logger})
+	return Connect(Config{URL: f.URL, Credentials: creds, Name: name, Logger: logger, Replicas: f.Replicas})
 }

@@ -46,7 +46,8 @@ type Keyring struct {
 	operator nkeys.KeyPair
 	system   nkeys.KeyPair
 	account  nkeys.KeyPair
-	roles    map[string]nkeys.KeyPair // scoped signing keys of the account: each service and sessionRole
+	roles    map[string]nkeys.KeyPair   // scoped signing keys of the account: each service and sessionRole
+	also     []map[string]nkeys.KeyPair // of other generations that servers believe
 
 	accountID string // the account's public key
 }
@@ -162,11 +163,8 @@ func parseKeyring(data []byte) (*Keyring, error) {
 	if k.accountID, err = k.account.PublicKey(); err != nil {
 		return nil, err
 	}
-	k.roles = map[string]nkeys.KeyPair{}
-	for _, role := range append([]string{sessionRole}, Services...) {
-		if k.roles[role], err = roleKey(seeds.Account, role); err != nil {
-			return nil, fmt.Errorf("signing key of %s: %w", role, err)
-		}
+	if k.roles, err = roleKeys(seeds.Account, 0); err != nil {
+		return nil, err
 	}
 	return k, nil
 }
@@ -229,16 +227,23 @@ func mint(signer nkeys.KeyPair, accountID, name string, tags ...string) ([]byte,
 	return jwt.FormatUserConfig(token, seed)
 }
 
-// trust returns what a server needs to verify every credential of the keyring. The claims are
-// made anew at each start, so that a new release's permissions are in force at once.
-func (k *Keyring) trust() (*jwt.OperatorClaims, string, server.AccountResolver, error) {
+// trust is what a server needs to verify every credential of a keyring.
+type trust struct {
+	operator *jwt.OperatorClaims
+	encoded  string // the operator's claims as a token
+	systemID string
+	resolver server.AccountResolver
+}
+
+// trust makes the claims anew at each start, so that a new release's permissions are in force at once.
+func (k *Keyring) trust() (*trust, error) {
 	operatorID, err := k.operator.PublicKey()
 	if err != nil {
-		return nil, "", nil, err
+		return nil, err
 	}
 	systemID, err := k.system.PublicKey()
 	if err != nil {
-		return nil, "", nil, err
+		return nil, err
 	}
 
 	operator := jwt.NewOperatorClaims(operatorID)
@@ -246,10 +251,10 @@ func (k *Keyring) trust() (*jwt.OperatorClaims, string, server.AccountResolver, 
 	operator.SystemAccount = systemID
 	encoded, err := operator.Encode(k.operator)
 	if err != nil {
-		return nil, "", nil, err
+		return nil, err
 	}
 	if operator, err = jwt.DecodeOperatorClaims(encoded); err != nil {
-		return nil, "", nil, err
+		return nil, err
 	}
 
 	system := jwt.NewAccountClaims(systemID)
@@ -260,23 +265,25 @@ func (k *Keyring) trust() (*jwt.OperatorClaims, string, server.AccountResolver, 
 	yard.Limits.JetStreamLimits = jwt.JetStreamLimits{
 		MemoryStorage: jwt.NoLimit, DiskStorage: jwt.NoLimit, Streams: jwt.NoLimit, Consumer: jwt.NoLimit,
 	}
-	for role, key := range k.roles {
-		id, err := key.PublicKey()
-		if err != nil {
-			return nil, "", nil, err
+	for _, roles := range append([]map[string]nkeys.KeyPair{k.roles}, k.also...) {
+		for role, key := range roles {
+			id, err := key.PublicKey()
+			if err != nil {
+				return nil, err
+			}
+			yard.SigningKeys.AddScopedSigner(roleScope(role, id))
 		}
-		yard.SigningKeys.AddScopedSigner(roleScope(role, id))
 	}
 
 	resolver := &server.MemAccResolver{}
 	for _, a := range []*jwt.AccountClaims{system, yard} {
 		token, err := a.Encode(k.operator)
 		if err != nil {
-			return nil, "", nil, err
+			return nil, err
 		}
 		if err := resolver.Store(a.Subject, token); err != nil {
-			return nil, "", nil, err
+			return nil, err
 		}
 	}
-	return operator, systemID, resolver, nil
+	return &trust{operator: operator, encoded: encoded, systemID: systemID, resolver: resolver}, nil
 }

@@ -128,6 +128,7 @@ func (c *Conn) openLeases(ctx context.Context) error {
 		Name:              leaseStream,
 		Subjects:          []string{api.LedgerPrefix + leaseNoun + ".*.*"},
 		Storage:           jetstream.FileStorage,
+		Replicas:          c.replicas,
 		MaxMsgsPerSubject: 1,
 		AllowDirect:       true,
 		DenyDelete:        true,

@@ -84,7 +84,7 @@ func OpenLedger[T any](ctx context.Context, c *Conn, cfg LedgerConfig) (*Ledger[
 		Name:              l.stream,
 		Subjects:          []string{l.prefix + "*.*"},
 		Storage:           jetstream.FileStorage,
-		Replicas:          max(cfg.Replicas, 1),
+		Replicas:          max(cfg.Replicas, c.replicas),
 		MaxAge:            cfg.MaxAge,
 		MaxMsgsPerSubject: l.cfg.History,
 		AllowDirect:       true,

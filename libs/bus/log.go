@@ -71,7 +71,7 @@ func OpenLog(ctx context.Context, c *Conn, cfg LogConfig) (*Log, error) {
 		Name:              logStream,
 		Subjects:          []string{api.LogPrefix + "*.*.*"},
 		Storage:           jetstream.FileStorage,
-		Replicas:          max(cfg.Replicas, 1),
+		Replicas:          max(cfg.Replicas, c.replicas),
 		MaxAge:            cfg.MaxAge,
 		MaxMsgsPerSubject: cfg.MaxPerSession,
 		Duplicates:        window,

@@ -86,7 +86,7 @@ func serverOptions(cfg ServerConfig) (*server.Options, error) {
 	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make bus directory: %w", err)
 	}
-	operator, systemID, resolver, err := cfg.Keyring.trust()
+	trust, err := cfg.Keyring.trust()
 	if err != nil {
 		return nil, fmt.Errorf("prepare bus accounts: %w", err)
 	}
@@ -100,9 +100,9 @@ func serverOptions(cfg ServerConfig) (*server.Options, error) {
 		JetStreamMaxMemory: serverMaxMemory,
 		JetStreamMaxStore:  cfg.MaxStore,
 		SyncInterval:       syncEvery,
-		TrustedOperators:   []*jwt.OperatorClaims{operator},
-		SystemAccount:      systemID,
-		AccountResolver:    resolver,
+		TrustedOperators:   []*jwt.OperatorClaims{trust.operator},
+		SystemAccount:      trust.systemID,
+		AccountResolver:    trust.resolver,
 	}
 	if cfg.Listen != "" {
 		host, port, err := net.SplitHostPort(cfg.Listen)

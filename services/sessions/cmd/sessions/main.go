@@ -92,7 +92,7 @@ func run(ctx context.Context, args []string, getenv func(string) string) error {
 	if err != nil {
 		return err
 	}
-	conn, err := bus.Connect(bus.Config{URL: busURL, Credentials: creds, Name: "sessions", Logger: d.Logger})
+	conn, err := bus.Connect(bus.Config{URL: busURL, Credentials: creds, Name: "sessions", Logger: d.Logger, Replicas: cfg.Replicas})
 	if err != nil {
 		return fmt.Errorf("connect to the bus: %w", err)
 	}
