@@ -44,6 +44,7 @@ var homes = map[string][]string{
 
 	// Tests only.
 	"github.com/getkin/kin-openapi":   {"libs/rpc"},
+	"github.com/hashicorp/cronexpr":   {"services/scheduler/cron"},
 	"github.com/rogpeppe/go-internal": {"services/standalone/scenario"},
 
 	"k8s.io":                         {"services/sessions/kube", "services/tcagent/controller"},
