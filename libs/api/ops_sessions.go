@@ -1,5 +1,7 @@
 package api
 
+import "encoding/json"
+
 // Operations of the sessions service.
 var (
 	CreateSession = Op[CreateSessionRequest, Session]{
@@ -87,6 +89,11 @@ var (
 	RunnerResume = Op[None, RunnerResumeResponse]{
 		Service: "sessions", Verb: "position", Permission: SessionScoped,
 		Summary: "Say where the runner before this one left off",
+	}
+	// RunnerBind is asked once by a pod that has no session's credential yet: the session of its subject is the pod's own id.
+	RunnerBind = Op[RunnerBindRequest, RunnerBindResponse]{
+		Service: "sessions", Verb: "bind", Permission: SessionScoped,
+		Summary: "Ask which session's runner this pod is, and for its launch",
 	}
 )
 
@@ -231,6 +238,20 @@ type RunnerResumeResponse struct {
 	// Conversation is the recent conversation, oldest first, for agents that cannot load one.
 	Conversation []Message `json:"conversation,omitempty"`
 }
+
+// RunnerBindRequest is what a pod knows of itself.
+type RunnerBindRequest struct {
+	Pod string `json:"pod"` // its name
+	UID string `json:"uid"`
+}
+
+// RunnerBindResponse is the launch of the pod's session (services/sessions/launch), with a credential of its own.
+type RunnerBindResponse struct {
+	Launch json.RawMessage `json:"launch"`
+}
+
+// PodTenant stands for a tenant in the subjects of pods that have no session yet.
+const PodTenant = "pods"
 
 // RunnerMark is the Raw of a runner's status events: what the next runner must know. The
 // newest one in the agent's side of the log answers the fields of RunnerResumeResponse of the

@@ -114,6 +114,10 @@ type Profile struct {
 	Isolation []string `json:"isolation,omitempty"`
 	// Roles are who may use the profile; empty: everyone who may create sessions.
 	Roles []Role `json:"roles,omitempty"`
+	// Image is the container image that its agents live in; empty: the yard's own. Pod shapes the pods. Only a
+	// runtime of pods takes either.
+	Image string `json:"image,omitempty"`
+	Pod   Pod    `json:"pod,omitzero"`
 	Rev   uint64 `json:"rev"`
 }
 
@@ -125,6 +129,39 @@ type Resources struct {
 	CPUs        float64 `json:"cpus,omitempty"`
 	MemoryBytes int64   `json:"memory_bytes,omitempty"`
 	Processes   int     `json:"processes,omitempty"`
+}
+
+// Pod shapes the pods of a profile's sessions. What makes a pod safe, and the labels by which the yard finds it, cannot be set.
+type Pod struct {
+	PullSecrets  []string          `json:"pull_secrets,omitempty"`  // names of the secrets by which nodes pull Image
+	RuntimeClass string            `json:"runtime_class,omitempty"` // such as "gvisor" or "kata"
+	NodeSelector map[string]string `json:"node_selector,omitempty"`
+	Tolerations  []Toleration      `json:"tolerations,omitempty"`
+	// Devices are extended resources such as {"nvidia.com/gpu": 1}.
+	Devices map[string]int64 `json:"devices,omitempty"`
+	// Requests are what a node must have left: Profile.Resources are the limits. Processes means nothing here.
+	Requests Resources `json:"requests,omitzero"`
+	// Volume holds workspace and home, and outlives a pod; nil: they are lost with the pod.
+	Volume *Volume `json:"volume,omitempty"`
+	// Labels and Annotations are put on the pod under the prefix "user.agentyard.dev/".
+	Labels      map[string]string `json:"labels,omitempty"`
+	Annotations map[string]string `json:"annotations,omitempty"`
+}
+
+// Toleration lets pods onto nodes with a matching taint, as Kubernetes defines it.
+type Toleration struct {
+	Key      string `json:"key,omitempty"`      // empty, with Exists: every taint
+	Operator string `json:"operator,omitempty"` // "Exists", or "Equal" as when empty
+	Value    string `json:"value,omitempty"`
+	Effect   string `json:"effect,omitempty"` // "NoSchedule", "PreferNoSchedule", "NoExecute"; empty: all
+}
+
+// Volume is a session's own storage.
+type Volume struct {
+	Bytes        int64  `json:"bytes"`
+	StorageClass string `json:"storage_class,omitempty"` // empty: the cluster's default
+	// Keep leaves the volume in the cluster when the session is deleted; somebody has to remove it.
+	Keep bool `json:"keep,omitempty"`
 }
 
 // SessionRecord is a session as the SESSIONS ledger keeps it: the public session and
@@ -148,6 +185,11 @@ type SessionRecord struct {
 	// Demand and Resources are the profile's at the time of creation: what a runtime must isolate, and bounds.
 	Demand    []string  `json:"demand,omitempty"`
 	Resources Resources `json:"resources,omitzero"`
+	// Image and Pod are the profile's likewise.
+	Image string `json:"image,omitempty"`
+	Pod   Pod    `json:"pod,omitzero"`
+	// BoundTo is the UID of the pod that was told this incarnation's launch; no other is told, and that one not twice.
+	BoundTo string `json:"bound_to,omitempty"`
 	// Report is the version of the newest runner's report that is in here.
 	Report uint64 `json:"report,omitempty"`
 	// RequestHash tells a repeated create request from another one under the same idempotency key.
