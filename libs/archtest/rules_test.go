@@ -39,7 +39,7 @@ var homes = map[string][]string{
 
 	"github.com/coder/websocket": {"services/gateway", "services/standalone/client", "bench"},
 	"github.com/spf13/cobra":     {"services/standalone/cli"},
-	"go.yaml.in/yaml":            {"services/standalone/cli"},
+	"go.yaml.in/yaml":            {"services/standalone/cli", "libs/tc"},
 	"golang.org/x/term":          {"services/standalone/cli"},
 
 	// Tests only.

@@ -59,13 +59,13 @@ type Minor uint16
 // The ids that every tree has. Leaves have others, in [MinLeaf, MaxLeaf], which depend on the class's name only, so that a class keeps its
 // id and counters when others come and go (but two names whose ids collide, where the later by name moves on).
 const (
-	RootMajor   = 1      // the HTB is 1:
-	ParentMinor = 1      // the only child of the root, which carries the link's ceiling, is 1:1
+	RootMajor   = 1 // the HTB is 1:
+	ParentMinor = 1 // the only child of the root, which carries the link's ceiling, is 1:1
 	// DefaultMinor is the leaf of the traffic that no filter names, in every tree and whatever the class is called: an HTB's default
 	// cannot be changed, so another id would mean that the whole tree goes for a moment, and with it the limits.
 	DefaultMinor = 0x100
-	MinLeaf     = 0x100  // below are ids for people
-	MaxLeaf     = 0x7fff // the kernel itself gives 8000: and up to qdiscs without a handle
+	MinLeaf      = 0x100  // below are ids for people
+	MaxLeaf      = 0x7fff // the kernel itself gives 8000: and up to qdiscs without a handle
 )
 
 // String is the class id as tc prints it: "1:1f3".
@@ -88,7 +88,7 @@ type Tree struct {
 	// Burst is both buckets of 1:1.
 	Burst Bytes `json:"burst"`
 	// Default is the leaf of the traffic that no filter names: always one of Leaves.
-	Default Minor `json:"default"`
+	Default Minor `json:"default"` // DefaultMinor
 	// MTU is the longest packet, layer 2 header included, which bursts and quanta were sized for.
 	MTU uint32 `json:"mtu"`
 	// Leaves are ordered by Minor, which are distinct. There is at least one.
@@ -113,7 +113,7 @@ type Leaf struct {
 	// Priority is HTB's prio, 0 (first) to 7: who borrows first.
 	Priority uint8 `json:"priority"`
 	// Quantum is how many bytes the class may send in its turn among borrowers of one priority: MTU ≤ Quantum ≤ MaxQuantum, in
-	// proportion to the guarantees.
+	// proportion to the guarantees. It is always given: the kernel's own r2q plays no part.
 	Quantum Bytes `json:"quantum"`
 	Queue   Queue `json:"queue"`
 }
@@ -121,8 +121,11 @@ type Leaf struct {
 // MinRate is the least rate of a class: HTB needs one, and its clock does not hold much less.
 const MinRate = 8 * Kbit
 
-// MaxQuantum keeps the kernel from warning that a quantum is big (it does above 200,000).
-const MaxQuantum Bytes = 60000
+// MaxQuantum bounds a class's turn. The kernel takes any that is given (it warns only of those that it works out itself).
+const MaxQuantum = MiB
+
+// Unlimited is the rate of a tree that only divides or counts.
+const Unlimited = 100 * Gbit
 
 // QueueKind is a kind of leaf qdisc, as tc names it.
 type QueueKind string

@@ -75,18 +75,18 @@ func rateRemedy(number, name string) string {
 	if number == "" {
 		number = "50"
 	}
-	prefix := strings.ToUpper(name[:min(1, len(name))])
-	if prefix == "K" {
-		prefix = "k"
-	}
-	if !strings.Contains("kMGT", prefix) {
-		prefix = ""
-	}
-	lower := strings.ToLower(strings.TrimPrefix(name, name[:min(1, len(name))]))
+	lower := strings.ToLower(name)
 	switch {
 	case name == "":
 		return fmt.Sprintf("write the unit: %skbit, %sMbit or %sGbit", number, number, number)
 	case strings.HasSuffix(lower, "bps"), strings.HasSuffix(lower, "b/s"):
+		prefix := strings.ToUpper(lower[:len(lower)-3])
+		if prefix == "K" {
+			prefix = "k"
+		}
+		if len(prefix) > 1 || !strings.Contains("kMGT", prefix) {
+			prefix = "M"
+		}
 		return fmt.Sprintf("in tc, bps means bytes per second; write %s%sbit for bits, or eight times as much for bytes", number, prefix)
 	case strings.HasSuffix(lower, "ibit"):
 		return "rates are decimal: write kbit, Mbit or Gbit"
@@ -230,4 +230,14 @@ func (b *Bytes) UnmarshalText(text []byte) (err error) {
 func (d *Duration) UnmarshalText(text []byte) (err error) {
 	*d, err = ParseDuration(string(text))
 	return err
+}
+
+// mulDiv is a × b / c rounded down, without overflow in between; what does not fit is the greatest number.
+func mulDiv(a, b, c uint64) uint64 {
+	high, low := bits.Mul64(a, b)
+	if high >= c {
+		return math.MaxUint64
+	}
+	q, _ := bits.Div64(high, low, c)
+	return q
 }

@@ -1,0 +1,102 @@
+package tc_test
+
+import (
+	"errors"
+	"flag"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"agentyard.dev/libs/tc"
+)
+
+var update = flag.Bool("update", false, "write the golden files")
+
+// noon is a Monday in summer.
+var noon = time.Date(2026, time.June, 1, 12, 0, 0, 0, time.UTC)
+
+// able is a node that can do everything; plain is the least that shapes.
+var (
+	able = tc.Capabilities{
+		HTB: true, FQCodel: true, SFQ: true, BFIFO: true, IFB: true, Peer: true, U32: true, BPF: true,
+		NetdevIngress: true, NetdevEgress: true, ConnLimit: true, TicksPerSecond: 1_000_000_000,
+	}
+	plain = tc.Capabilities{HTB: true, BFIFO: true, Peer: true, U32: true, TicksPerSecond: 250}
+)
+
+var devices = tc.Devices{Host: "veth0", IFB: "ifb0", Peer: "eth0", Namespace: "session"}
+
+func golden(t *testing.T, name, got string) {
+	t.Helper()
+	path := filepath.Join("testdata", name)
+	if *update {
+		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got != string(want) {
+		t.Errorf("%s differs; go test -update writes it anew. Got:\n%s", path, got)
+	}
+}
+
+func parsed(t testing.TB, name string) tc.Policy {
+	t.Helper()
+	data, err := os.ReadFile(filepath.Join("testdata", name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := tc.Parse(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// ofAcme is a session of alice's.
+var ofAcme = tc.Session{ID: "sabc", Tenant: "acme", User: "alice", Node: "n1", Labels: map[string]string{"team": "blue", "tier": "gold"}}
+
+// TestGolden holds what plans are, byte for byte: a change here changes the kernels of every node.
+func TestGolden(t *testing.T) {
+	for _, tt := range []struct {
+		name     string
+		policies []tc.Policy
+		can      tc.Capabilities
+		hash     string
+	}{
+		{"team", []tc.Policy{parsed(t, "team.yaml")}, able, "183ecb96cfc721ba8eaf583edb63b1be9b9b5014cf99f22ecccb15375e12b24b"},
+		{"team-plain", []tc.Policy{parsed(t, "team.yaml")}, plain, "b2321cd09fb950f3a4f1e201d7c9b16035605de187dc4011f0653488a39dfbee"},
+		{"night", []tc.Policy{parsed(t, "team.yaml"), parsed(t, "night.yaml")}, able, "865e5be89d876c4f272645aa274d771037fec4cedd4211a20228f60f6b936a6a"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			plan, effective, err := tc.Compile(tt.policies, ofAcme, tt.can, noon)
+			if err != nil {
+				t.Fatal(err)
+			}
+			golden(t, tt.name+".plan", string(indented(t, plan)))
+			golden(t, tt.name+".commands", plan.Commands(devices).String())
+			golden(t, tt.name+".effective", string(indented(t, effective)))
+			if plan.Hash() != tt.hash {
+				t.Errorf("hash %s, want %s", plan.Hash(), tt.hash)
+			}
+		})
+	}
+}
+
+// TestProblems holds what a person reads who got everything wrong.
+func TestProblems(t *testing.T) {
+	data, err := os.ReadFile("testdata/wrong.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = tc.Parse(data)
+	var problems tc.Problems
+	if !errors.As(err, &problems) {
+		t.Fatalf("got %v", err)
+	}
+	golden(t, "wrong.problems", problems.Error()+"\n")
+}

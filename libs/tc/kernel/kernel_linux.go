@@ -1,0 +1,56 @@
+package kernel
+
+import (
+	"fmt"
+	"sync"
+
+	"agentyard.dev/libs/tc"
+)
+
+// Kernel is the traffic control of one network namespace. Its methods may be called at the same time; they take turns.
+type Kernel struct {
+	mu       sync.Mutex
+	socket   *socket
+	counters *socket // of its own, so that counting waits for nothing
+	programs *programs
+	caps     tc.Capabilities
+}
+
+// Open returns the kernel of the network namespace that the file at path is; "" is the process's own. It probes what the kernel can do
+// when the process has not done so yet.
+func Open(path string) (*Kernel, error) {
+	caps, err := Probe()
+	if err != nil {
+		return nil, err
+	}
+	k := &Kernel{programs: newPrograms(), caps: caps}
+	if k.socket, err = dial(path); err != nil {
+		return nil, err
+	}
+	if k.counters, err = dial(path); err != nil {
+		_ = k.socket.close()
+		return nil, err
+	}
+	return k, nil
+}
+
+// Close ends the use of the kernel. What is in force stays in force.
+func (k *Kernel) Close() error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.programs.close()
+	err := k.socket.close()
+	if cerr := k.counters.close(); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return fmt.Errorf("close netlink socket: %w", err)
+	}
+	return nil
+}
+
+// Capabilities says what the kernel was probed to do.
+func (k *Kernel) Capabilities() tc.Capabilities { return k.caps }
+
+// Writes counts the messages that changed something or tried to.
+func (k *Kernel) Writes() uint64 { return k.socket.writes.Load() }

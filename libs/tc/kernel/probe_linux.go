@@ -1,0 +1,139 @@
+package kernel
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+
+	"github.com/cilium/ebpf/asm"
+	"golang.org/x/sys/unix"
+
+	"agentyard.dev/libs/tc"
+)
+
+// Probe finds out what this node's kernel can do, by doing each once in a network namespace of its own, which is gone afterwards: a
+// version or a list of modules would not say what a kernel was built with or may load. It asks once per process. The error wraps
+// ErrUnsupported when the process may not even try.
+func Probe() (tc.Capabilities, error) { return probed() }
+
+var probed = sync.OnceValues(func() (tc.Capabilities, error) {
+	type answer struct {
+		caps tc.Capabilities
+		err  error
+	}
+	done := make(chan answer, 1)
+	go func() {
+		runtime.LockOSThread() // and never unlocked: the namespace ends with the thread
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			done <- answer{err: fmt.Errorf("make a network namespace (needs CAP_SYS_ADMIN and CAP_NET_ADMIN): %w: %w", ErrUnsupported, err)}
+			return
+		}
+		caps, err := probeHere()
+		done <- answer{caps, err}
+	}()
+	a := <-done
+	return a.caps, a.err
+})
+
+// loopback is there in every network namespace, and takes queueing disciplines as any device does.
+const loopback = 1
+
+func probeHere() (caps tc.Capabilities, err error) {
+	s, err := dialHere()
+	if err != nil {
+		return caps, err
+	}
+	defer func() { _ = s.close() }()
+	p := prober{s: s}
+
+	caps.Peer = true // we are in another namespace now
+	caps.TicksPerSecond = timerTicks()
+	caps.HTB = p.can(root{rootHandle, tc.DefaultMinor, r2q, rootMark}.add(loopback)) &&
+		p.can(newClass(parentHandle, rootHandle, tc.Mbit, tc.Mbit, tc.KiB, tc.KiB, 1514, 0).add(loopback)) &&
+		p.can(newClass(rootHandle|tc.DefaultMinor, parentHandle, tc.Mbit, tc.Mbit, tc.KiB, tc.KiB, 1514, 0).add(loopback))
+	if !caps.HTB {
+		return caps, p.err
+	}
+	for _, q := range []struct {
+		queue tc.Queue
+		can   *bool
+	}{
+		{tc.Queue{Kind: tc.FQCodel, Limit: tc.MiB, Packets: 100, Target: 5 * tc.Millisecond, Interval: 100 * tc.Millisecond, Quantum: 1514}, &caps.FQCodel},
+		{tc.Queue{Kind: tc.SFQ, Packets: 100, Quantum: 1514}, &caps.SFQ},
+		{tc.Queue{Kind: tc.BFIFO, Limit: 10000}, &caps.BFIFO},
+	} {
+		leaf := newQueue(tc.DefaultMinor, q.queue)
+		*q.can = p.can(leaf.add(loopback)) && p.can(leaf.del(loopback))
+	}
+	ps := newPrograms()
+	defer ps.close()
+	caps.BPF = p.runs(ps, rootHandle, "classes", func() asm.Instructions {
+		port := uint8(unix.IPPROTO_TCP)
+		return classifier(&tc.Tree{Default: tc.DefaultMinor, Filters: []tc.Filter{
+			{Class: tc.DefaultMinor, Family: tc.IPv6, Protocol: &port, DstPorts: tc.PortRange{First: 443, Last: 443}},
+		}})
+	}, false)
+	caps.IFB = p.can(ifbAdd(ifbName(loopback))) && p.can(clsact(loopback)) &&
+		p.runs(ps, clsactIngress, "upload", func() asm.Instructions { return redirector(loopback) }, true)
+	return caps, p.err
+}
+
+// prober tries things out. An error that says nothing about the kernel's abilities stays in err.
+type prober struct {
+	s   *socket
+	err error
+}
+
+func (p *prober) can(m message) bool {
+	errs, err := p.s.write(context.Background(), []message{m}) //nolint:contextcheck // it takes a millisecond, and the answer is for all
+	if err != nil {
+		p.err = fmt.Errorf("probe: %w", err)
+		return false
+	}
+	if err := errs[0]; err != nil {
+		if errors.Is(err, syscall.EPERM) || errors.Is(err, syscall.EACCES) {
+			p.err = fmt.Errorf("probe (needs CAP_NET_ADMIN): %w: %w", ErrUnsupported, err)
+		}
+		return false
+	}
+	return true
+}
+
+// runs says whether the kernel takes a program, and as a filter.
+func (p *prober) runs(ps *programs, parent uint32, role string, build func() asm.Instructions, direct bool) bool {
+	prog, err := ps.get(role, []byte(role), build)
+	if err != nil {
+		return false
+	}
+	handle, err := ps.handle(prog)
+	if err != nil {
+		return false
+	}
+	defer func() { _ = handle.Close() }()
+	f := classFilter(prog)
+	f.direct = direct
+	return p.can(f.put(loopback, parent, handle.FD()))
+}
+
+// timerTicks is how often a second the packet scheduler's timer can fire.
+func timerTicks() uint32 {
+	data, err := os.ReadFile("/proc/net/psched")
+	if err != nil {
+		return 0
+	}
+	fields := strings.Fields(string(data))
+	if len(fields) < 4 {
+		return 0
+	}
+	n, err := strconv.ParseUint(fields[3], 16, 32)
+	if err != nil {
+		return 0
+	}
+	return uint32(n)
+}

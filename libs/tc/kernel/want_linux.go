@@ -1,0 +1,145 @@
+package kernel
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+
+	"agentyard.dev/libs/tc"
+)
+
+// wanted is a world to come, with the programs of its filters.
+type wanted struct {
+	world
+	hasIFB   bool
+	programs map[string]code // by the filter's name
+}
+
+// innerQuantum is what 1:1 is made with: the kernel asks for one, and uses it for leaves only.
+const innerQuantum = 1514
+
+// wantTree is the tree of a plan.
+func (a *apply) wantTree(t *tc.Tree, w *wanted) (*tree, error) {
+	out := emptyTree()
+	if t == nil {
+		return out, nil
+	}
+	out.root = &root{rootHandle, uint32(t.Default), r2q, rootMark}
+	out.classes[parentHandle] = newClass(parentHandle, rootHandle, t.Rate, t.Rate, t.Burst, t.Burst, innerQuantum, 0)
+	for _, l := range t.Leaves {
+		h := rootHandle | uint32(l.Minor)
+		out.classes[h] = newClass(h, parentHandle, l.Rate, l.Ceiling, l.Burst, l.CeilingBurst, uint32(l.Quantum), uint32(l.Priority))
+		out.queues[h] = newQueue(l.Minor, l.Queue)
+	}
+	if len(t.Filters) == 0 {
+		return out, nil
+	}
+	p, err := a.k.programs.classifier(t)
+	if err != nil {
+		return nil, err
+	}
+	f := classFilter(p)
+	out.filters = []filter{f}
+	w.programs[f.name] = func() (*ebpf.Program, error) { return a.k.programs.handle(p) }
+	return out, nil
+}
+
+// madeClsact ends the name of an ingress filter whose clsact we made, and shall remove.
+const madeClsact = "+"
+
+// want is what the plan asks, given what is there: the device of the IFB, and whose clsact it is.
+func (a *apply) want(have *world) (*wanted, error) {
+	w := &wanted{programs: map[string]code{}}
+	var err error
+	if w.download, err = a.wantTree(a.download, w); err != nil {
+		return nil, err
+	}
+	up, err := a.wantTree(a.upload, w)
+	if err != nil {
+		return nil, err
+	}
+	w.upload = emptyTree()
+	if have.peer != nil {
+		w.peer = emptyTree()
+	}
+	made := slices.ContainsFunc(have.ingress.filters, func(f filter) bool { return strings.HasSuffix(f.name, madeClsact) })
+	w.ingress.clsact = have.ingress.clsact && (!made || len(have.ingress.others) > 0)
+	switch {
+	case a.upload == nil:
+	case a.upload.Place == tc.AtPeer:
+		w.peer = up
+	default:
+		w.upload, w.hasIFB, w.ingress.clsact = up, true, true
+		if have.ifb.index == 0 {
+			break // the filter follows when there is a device to name
+		}
+		p, err := a.k.programs.redirector(have.ifb.index)
+		if err != nil {
+			return nil, err
+		}
+		f := filter{
+			kind: "bpf", priority: filterPriority, protocol: networkOrder(unix.ETH_P_ALL), handle: filterHandle,
+			name: p.name, tag: p.tag, direct: true,
+		}
+		if made || !have.ingress.clsact {
+			f.name += madeClsact
+		}
+		w.ingress.filters = []filter{f}
+		w.programs[f.name] = func() (*ebpf.Program, error) { return a.k.programs.handle(p) }
+	}
+	return w, nil
+}
+
+// converge says what makes have what want is. A device that is missing comes first and alone: what hangs on it needs its index.
+func (a *apply) converge(have *world, want *wanted) *converger {
+	c := &converger{}
+	if want.hasIFB && have.ifb.index == 0 {
+		c.add(base, a.host, "ip link add "+a.ifb+" up type ifb", nil, ifbAdd(a.ifb))
+		return c
+	}
+	program := func(name string) code {
+		if p := want.programs[name]; p != nil {
+			return p
+		}
+		return func() (*ebpf.Program, error) { return nil, fmt.Errorf("program %s: %w", name, ErrUnsupported) }
+	}
+	of := func(fs []filter) code {
+		if len(fs) == 0 {
+			return nil
+		}
+		return program(fs[0].name)
+	}
+	c.tree(a.host, have.download, want.download, of(want.download.filters))
+	ifb := place{a.host.socket, have.ifb.index, a.ifb}
+	_, ours := have.ifb.oursFor()
+	switch {
+	case want.hasIFB:
+		if !have.ifb.up {
+			c.add(base, ifb, "ip link set "+a.ifb+" up", nil, linkUp(ifb.device))
+		}
+		c.tree(ifb, have.upload, want.upload, of(want.upload.filters))
+	case have.ifb.index != 0 && ours:
+		c.add(discardMore, ifb, "ip link del "+a.ifb, nil, linkDel(ifb.device))
+	}
+	if have.peer != nil {
+		c.tree(a.peer, have.peer, want.peer, of(want.peer.filters))
+	}
+	c.ingress(a.host, have.ingress, want.ingress, of(want.ingress.filters))
+	return c
+}
+
+// differences says, for people, what of w is not as in want.
+func (w *world) differences(want *world) (found []string) {
+	found = append(found, w.download.differences(want.download)...)
+	found = append(found, w.upload.differences(want.upload)...)
+	if w.peer != nil && want.peer != nil {
+		found = append(found, w.peer.differences(want.peer)...)
+	}
+	if w.ingress.clsact != want.ingress.clsact || !slices.EqualFunc(w.ingress.filters, want.ingress.filters, filter.same) {
+		found = append(found, fmt.Sprintf("ingress: %+v, wanted %+v", w.ingress, want.ingress))
+	}
+	return found
+}
