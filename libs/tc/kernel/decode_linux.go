@@ -53,7 +53,7 @@ func attrs(b []byte) iter.Seq2[uint16, []byte] {
 			if n < unix.SizeofRtAttr || n > len(b) {
 				return
 			}
-			if !yield(native.Uint16(b[2:])&unix.NLA_TYPE_MASK, b[unix.SizeofRtAttr:n]) {
+			if !yield(native.Uint16(b[2:])&attrTypeMask, b[unix.SizeofRtAttr:n]) {
 				return
 			}
 			b = b[min(aligned(n), len(b)):]

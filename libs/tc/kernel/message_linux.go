@@ -8,6 +8,8 @@ import (
 
 // Numbers of include/uapi/linux/{rtnetlink,pkt_sched,pkt_cls,if_link}.h that x/sys/unix does not have.
 const (
+	attrTypeMask = 0x3fff // NLA_TYPE_MASK: without the flags of nesting and byte order
+
 	attrKind    = 1 // TCA_KIND
 	attrOptions = 2
 	attrStats2  = 7
