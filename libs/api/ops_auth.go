@@ -68,6 +68,11 @@ var (
 		Service: "auth", Verb: "audit-list", Permission: AuditRead,
 		Route: "GET /api/v1/audit", Summary: "List audit records, newest first",
 	}
+	// ActAs mints a token for the scheduler to do what a principal asked for earlier (services/auth, actas.go).
+	ActAs = Op[ActAsRequest, TokenResponse]{
+		Service: "auth", Verb: "act-as", Permission: ServiceScoped,
+		Summary: "Mint a short token for a principal whose work is due",
+	}
 	// RecordDenial tells auth that another service has refused the caller something
 	// (libs/trust, Denials). The caller's own token is the record's actor.
 	RecordDenial = Op[RecordDenialRequest, None]{
@@ -176,6 +181,14 @@ type ListAuditRequest struct {
 	List
 	Actor  string `json:"actor,omitempty" in:"query"`
 	Action string `json:"action,omitempty" in:"query"`
+}
+
+// ActAsRequest names an existing principal, what the token may be used for, and what it is needed for (audited).
+type ActAsRequest struct {
+	Tenant  string       `json:"tenant"`
+	User    string       `json:"user"`
+	Scopes  []Permission `json:"scopes"`
+	Purpose string       `json:"purpose"`
 }
 
 // RecordDenialRequest says what was refused: an operation's name and why.

@@ -11,9 +11,10 @@ type Permission string
 // The permissions. Those marked (own) reach what the caller owns; to reach what
 // another principal of the tenant owns, the caller needs the same with ":any".
 const (
-	Public        Permission = "public" // no credential at all
-	Authenticated Permission = ""       // any valid credential
-	SessionScoped Permission = "runner" // a session's own runner, proven by its bus subject
+	Public        Permission = "public"  // no credential at all
+	Authenticated Permission = ""        // any valid credential
+	SessionScoped Permission = "runner"  // a session's own runner, proven by its bus subject
+	ServiceScoped Permission = "service" // another service, proven by its bus subject
 
 	SessionCreate Permission = "session:create"
 	SessionRead   Permission = "session:read"   // own

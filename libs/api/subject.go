@@ -11,6 +11,9 @@ const (
 	// sessions service. Only that session's credential may publish there, so the subject
 	// proves who asks.
 	RunnerPrefix = "yard.v1.runner."
+	// PeerPrefix + <asking service>.<answering service>.<verb> is where a service asks what only
+	// it may. Only that service's credential may publish there, so the subject proves who asks.
+	PeerPrefix = "yard.v1.peer."
 	// LogPrefix + <tenant>.<session>.<writer> holds a session's events; the writer is
 	// "user" (the sessions service, for people) or "agent" (the session's runner).
 	LogPrefix = "yard.v1.log."

@@ -14,6 +14,8 @@ import (
 const (
 	logStream   = "LOG"
 	leaseStream = "LEASES"
+	blobStream  = "BLOBS"
+	blobPrefix  = api.LedgerPrefix + "blobs." // + <tenant>.<owner>.<blob>
 	leaseNoun   = "leases"
 	// leaseLive is where changes of leases are republished, so that a released lease is
 	// taken at once.
@@ -45,6 +47,11 @@ var readNouns = map[string][]string{
 var askedServices = map[string][]string{
 	"sessions":  {"auth"},
 	"scheduler": {"sessions"},
+}
+
+// peerOps are the operations that one service alone may ask another (api.PeerPrefix): "<service>.<verb>".
+var peerOps = map[string][]string{
+	"scheduler": {"auth.act-as"},
 }
 
 // Limits of a session's connection. Its runner holds a handful of subscriptions.
@@ -116,6 +123,11 @@ func servicePermissions(service string) jwt.Permissions {
 		g.pub = append(g.pub, api.OpPrefix+other+".*")
 	}
 
+	for _, op := range peerOps[service] {
+		g.pub = append(g.pub, api.PeerPrefix+service+"."+op)
+	}
+	g.sub = append(g.sub, api.PeerPrefix+"*."+service+".*")
+
 	// Leases: each service competes under its own name only.
 	own := api.LedgerPrefix + leaseNoun + "." + service
 	g.pub = append(g.pub,
@@ -138,6 +150,14 @@ func servicePermissions(service string) jwt.Permissions {
 			}
 		}
 		g.get(logStream)
+		g.get(blobStream)
+		g.pub = append(g.pub, "$JS.API.STREAM.INFO."+blobStream)
+	case "scheduler": // follows the sessions of its tasks, keeps their files
+		g.sub = append(g.sub, api.LivePrefix+">")
+		g.get(logStream)
+		g.own(blobStream)
+		g.read(blobStream)
+		g.pub = append(g.pub, blobPrefix+"*.*.*")
 	case "sessions":
 		g.sub = append(g.sub, api.RunnerPrefix+">", api.LivePrefix+">")
 		g.own(logStream)

@@ -185,7 +185,7 @@ func TestServicePermissions(t *testing.T) {
 				"yard.v1.sessions.acme." + s, "yard.v1.log.acme." + s + ".user", "yard.v1.log.acme." + s + ".agent", "yard.v1.users.acme.u1",
 				"yard.v1.runner.acme." + s + ".report", "$JS.API.STREAM.CREATE.SESSIONS", "$JS.API.STREAM.PURGE.LOG", "$JS.API.STREAM.DELETE.SESSIONS",
 				"$JS.API.DIRECT.GET.SIGNERS", "$JS.API.CONSUMER.CREATE.SIGNERS.x.y", "$JS.API.CONSUMER.CREATE.LOG.x.y", "yard.v1.leases.sessions.x",
-				"_INBOX.auth.x",
+				"_INBOX.auth.x", "yard.v1.peer.scheduler.auth.act-as", "yard.v1.blobs.acme.t1.b",
 			},
 			sub:   []string{"yard.v1.live.log.>", "_INBOX.gateway.>"},
 			noSub: []string{"_INBOX.>", "_INBOX.auth.>", "yard.v1.op.auth.*", "yard.v1.op.>", "yard.v1.runner.>", ">"},
@@ -203,10 +203,10 @@ func TestServicePermissions(t *testing.T) {
 			noSub: []string{"yard.v1.op.auth.*", "_INBOX_" + s + ".>"},
 		},
 		"scheduler": {
-			pub:   []string{"yard.v1.tasks.acme.t1", "yard.v1.op.sessions.create"},
-			noPub: []string{"yard.v1.sessions.acme." + s, "yard.v1.op.auth.exchange"},
-			sub:   []string{"yard.v1.op.scheduler.*"},
-			noSub: []string{"yard.v1.op.sessions.*"},
+			pub:   []string{"yard.v1.tasks.acme.t1", "yard.v1.op.sessions.create", "yard.v1.peer.scheduler.auth.act-as", "yard.v1.blobs.acme.t1.b"},
+			noPub: []string{"yard.v1.sessions.acme." + s, "yard.v1.op.auth.exchange", "yard.v1.peer.scheduler.auth.exchange", "yard.v1.peer.gateway.auth.act-as"},
+			sub:   []string{"yard.v1.op.scheduler.*", "yard.v1.live.log.>"},
+			noSub: []string{"yard.v1.op.sessions.*", "yard.v1.peer.*.auth.*"},
 		},
 		"tcagent": {
 			pub:   []string{"yard.v1.plans.acme.p1"},

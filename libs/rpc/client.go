@@ -73,6 +73,11 @@ func CallAsSession[Req, Resp any](ctx context.Context, c *Client, tenant, sessio
 	return callOn[Req, Resp](ctx, c, op.Info(), api.RunnerPrefix+tenant+"."+session+"."+op.Verb, req)
 }
 
+// CallAsService asks a ServiceScoped op as the service of the client's name.
+func CallAsService[Req, Resp any](ctx context.Context, c *Client, op api.Op[Req, Resp], req Req) (Resp, error) {
+	return callOn[Req, Resp](ctx, c, op.Info(), api.PeerPrefix+c.cfg.Name+"."+op.Service+"."+op.Verb, req)
+}
+
 func opSubject(service, verb string) string { return api.OpPrefix + service + "." + verb }
 
 func callOn[Req, Resp any](ctx context.Context, c *Client, info api.OpInfo, subject string, req Req) (Resp, error) {

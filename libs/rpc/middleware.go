@@ -90,6 +90,13 @@ func (s *Server) authorise(next endpoint.Endpoint) endpoint.Endpoint {
 			c.principal = api.Principal{ID: c.session, Name: c.session, Tenant: c.tenant}
 			return next(api.WithPrincipal(ctx, c.principal), request)
 		}
+		if want == api.ServiceScoped {
+			if c.peer == "" {
+				return nil, api.Errorf(api.CodeDenied, "only another service may ask %s", c.h.info.Name())
+			}
+			c.principal = api.Principal{ID: "service:" + c.peer, Name: c.peer}
+			return next(api.WithPrincipal(ctx, c.principal), request)
+		}
 		raw := bearer(c.msg.Header)
 		p, err := s.verify(ctx, raw)
 		switch {

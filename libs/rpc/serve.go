@@ -30,6 +30,7 @@ type call struct {
 	msg       *nats.Msg
 	tenant    string        // of a runner's request: proven by its subject
 	session   string        // likewise
+	peer      string        // the service that asks what only it may: proven by its subject
 	principal api.Principal // once authorised
 	raw       string        // its access token, unless it is a session
 }
@@ -87,7 +88,7 @@ func (s *Server) receive(msg *nats.Msg) {
 		return // nobody waits any more
 	}
 	c.h = s.handlers[verb]
-	if c.h == nil || (c.session != "") && c.h.info.Permission != api.SessionScoped {
+	if c.h == nil || c.session != "" && c.h.info.Permission != api.SessionScoped || c.peer != "" && c.h.info.Permission != api.ServiceScoped {
 		s.refuse(c, "unknown", api.Errorf(api.CodeNotFound, "%s has no operation %q", s.cfg.Service, verb))
 		return
 	}
@@ -106,6 +107,14 @@ func (c *call) route(service string) (verb string, ok bool) {
 			return "", false
 		}
 		c.tenant, c.session = tokens[0], tokens[1]
+		return tokens[2], true
+	}
+	if rest, ok := strings.CutPrefix(c.msg.Subject, api.PeerPrefix); ok {
+		tokens := strings.Split(rest, ".")
+		if len(tokens) != 3 || !api.ValidName(tokens[0]) || tokens[1] != service {
+			return "", false
+		}
+		c.peer = tokens[0]
 		return tokens[2], true
 	}
 	verb, ok = strings.CutPrefix(c.msg.Subject, api.OpPrefix+service+".")

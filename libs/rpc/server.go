@@ -81,7 +81,7 @@ func newServer(nc *nats.Conn, cfg ServerConfig) *Server {
 
 // Handle registers the handler of op. The handler finds the verified principal with api.PrincipalFrom and the raw token with token.Raw.
 // For an operation with permission api.SessionScoped the principal is the session itself (ID and Name its id, Tenant
-// its tenant), proven by the subject. It panics for an operation of another service, a verb that has a
+// its tenant), and with api.ServiceScoped the service ("service:" and its name, of no tenant), proven by the subject. It panics for an operation of another service, a verb that has a
 // handler and a server that runs.
 func Handle[Req, Resp any](s *Server, op api.Op[Req, Resp], h func(ctx context.Context, req Req) (Resp, error)) {
 	s.handle(op.Info(), s.work, s.cfg.Timeout, decoding(s, op.Info(), h))
@@ -116,12 +116,15 @@ func (s *Server) Run(ctx context.Context) error {
 	return errors.Join(err, s.drain(subs))
 }
 
-// subscribe asks for requests: the service's operations, and each operation that a session's runner may ask.
+// subscribe asks for requests: the service's operations, and each operation that a session's runner or another service may ask.
 func (s *Server) subscribe() ([]*subscription, error) {
 	subjects := []string{api.OpPrefix + s.cfg.Service + ".*"}
 	for verb, h := range s.handlers {
-		if h.info.Permission == api.SessionScoped {
+		switch h.info.Permission {
+		case api.SessionScoped:
 			subjects = append(subjects, api.RunnerPrefix+"*.*."+verb)
+		case api.ServiceScoped:
+			subjects = append(subjects, api.PeerPrefix+"*."+s.cfg.Service+"."+verb)
 		}
 	}
 	var subs []*subscription

@@ -13,6 +13,7 @@ func (s *Service) handle() {
 	// It waits: for a key that is on its way, and out a failure.
 	rpc.HandleLong(s.server, api.Exchange, exchangeTimeout, s.exchange)
 	rpc.Handle(s.server, api.JWKS, s.keySet)
+	rpc.Handle(s.server, api.ActAs, s.actAs)
 
 	answer(s, api.GetMe, s.me)
 	answer(s, api.CreateUser, s.createUser)
