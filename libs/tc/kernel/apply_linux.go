@@ -28,6 +28,7 @@ type apply struct {
 	on       Interface
 	host     place
 	ifb      string
+	madeIFB  bool // by this call: nothing hangs on it yet
 	peer     place
 	download *tc.Tree
 	upload   *tc.Tree
@@ -66,8 +67,8 @@ func (a *apply) run(ctx context.Context, plan *tc.Plan) error {
 	if err := a.find(); err != nil {
 		return fail(err)
 	}
-	if a.peer.socket != nil {
-		defer func() { _ = a.peer.socket.close() }()
+	if a.peer.qdiscs != nil {
+		defer func() { _ = a.peer.qdiscs.socket.close() }()
 	}
 	old, err := a.observe()
 	if err != nil {
@@ -99,6 +100,7 @@ func (a *apply) run(ctx context.Context, plan *tc.Plan) error {
 		if at, err := a.execute(ctx, &c.phases); err != nil {
 			return a.undo(ctx, keep, at, err)
 		}
+		a.madeIFB = a.madeIFB || want.hasIFB && have.ifb.index == 0
 		if have, err = a.observe(); err != nil {
 			return &ApplyError{InForce: UnknownEnforcement, Err: fmt.Errorf("check what was done: %w", err)}
 		}
@@ -162,11 +164,14 @@ func (a *apply) find() error {
 	if !ok {
 		return fmt.Errorf("device %d: %w", a.on.Index, ErrGone)
 	}
-	a.host = place{a.k.socket, l.index, l.name}
+	a.host = place{a.k.qdiscs, l.index, l.name}
+	if l.qdisc == "noqueue" {
+		a.k.qdiscs.bare(l.index)
+	}
 	if a.on.Namespace == "" || a.k.caps.IFB && (a.upload == nil || a.upload.Place != tc.AtPeer) {
 		return nil // nothing can be at the peer: a node with IFBs plans none there
 	}
-	s, err := dial(a.on.Namespace)
+	s, err := dial(a.on.Namespace, 0)
 	if err != nil {
 		return err
 	}
@@ -179,29 +184,38 @@ func (a *apply) find() error {
 		_ = s.close()
 		return err
 	}
-	a.peer = place{s, l.index, l.name}
+	a.peer = place{newQdiscs(s, nil), l.index, l.name}
 	return nil
 }
 
 func (a *apply) observe() (*world, error) {
 	w := &world{upload: emptyTree()}
 	var err error
-	if w.download, err = readTree(a.host.socket, a.host.device); err != nil {
+	if err := a.k.qdiscs.hear(); err != nil {
+		return nil, err
+	}
+	if w.download, err = readTree(a.host.qdiscs, a.host.device); err != nil {
 		return nil, fmt.Errorf("%s: %w", a.host.name, err)
 	}
-	if w.ingress, err = readIngress(a.host.socket, a.host.device); err != nil {
+	if w.ingress, err = readIngress(a.host.qdiscs, a.host.device); err != nil {
 		return nil, fmt.Errorf("%s: %w", a.host.name, err)
 	}
-	if w.ifb, _, err = readLink(a.host.socket, 0, a.ifb); err != nil {
+	if w.ifb, _, err = readLink(a.k.socket, 0, a.ifb); err != nil {
 		return nil, err
 	}
 	if w.ifb.index != 0 {
-		if w.upload, err = readTree(a.host.socket, w.ifb.index); err != nil {
+		if a.madeIFB {
+			a.k.qdiscs.bare(w.ifb.index)
+		}
+		if w.upload, err = readTree(a.host.qdiscs, w.ifb.index); err != nil {
 			return nil, fmt.Errorf("%s: %w", a.ifb, err)
 		}
 	}
-	if a.peer.socket != nil {
-		if w.peer, err = readTree(a.peer.socket, a.peer.device); err != nil {
+	if a.peer.qdiscs != nil {
+		if err := a.peer.qdiscs.hear(); err != nil {
+			return nil, err
+		}
+		if w.peer, err = readTree(a.peer.qdiscs, a.peer.device); err != nil {
 			return nil, fmt.Errorf("%s in %s: %w", a.peer.name, a.on.Namespace, err)
 		}
 	}
@@ -243,7 +257,7 @@ func (a *apply) execute(ctx context.Context, p *phases) (at step, err error) {
 	for _, steps := range p {
 		for len(steps) > 0 { // those of one namespace at once
 			n := 1
-			for n < len(steps) && steps[n].socket == steps[0].socket {
+			for n < len(steps) && steps[n].at.qdiscs == steps[0].at.qdiscs {
 				n++
 			}
 			if at, err := a.do(ctx, steps[:n]); err != nil {
@@ -260,8 +274,12 @@ func (a *apply) do(ctx context.Context, steps []step) (at step, err error) {
 	for i, s := range steps {
 		msgs[i] = s.msg
 		a.result.Steps = append(a.result.Steps, s.text)
+		switch s.msg.kind() {
+		case unix.RTM_NEWQDISC, unix.RTM_DELQDISC, unix.RTM_DELTCLASS: // a class takes its queue along
+			s.at.qdiscs.changed(s.at.device)
+		}
 	}
-	errs, err := steps[0].socket.write(ctx, msgs)
+	errs, err := steps[0].at.qdiscs.socket.write(ctx, msgs)
 	if err != nil {
 		return steps[0], err
 	}

@@ -9,9 +9,9 @@ import (
 
 // step is one message that changes something, and how a person would do the same.
 type step struct {
-	socket *socket
-	text   string
-	msg    message
+	at   place
+	text string
+	msg  message
 }
 
 // phases are steps in order: those of one are sent together, the next only when all of one were acknowledged.
@@ -42,7 +42,7 @@ func (p *phases) empty() bool {
 
 // place is a device in a namespace.
 type place struct {
-	socket *socket
+	qdiscs *qdiscs
 	device int
 	name   string // for people
 }
@@ -62,7 +62,7 @@ func (c *converger) add(phase int, at place, verb string, what fmt.Stringer, msg
 	if what != nil {
 		text = "tc " + insert(what.String(), verb+" dev "+at.name)
 	}
-	c.phases[phase] = append(c.phases[phase], step{at.socket, text, msg})
+	c.phases[phase] = append(c.phases[phase], step{at, text, msg})
 }
 
 // insert puts words behind the first one: "class …" becomes "class add dev x …".

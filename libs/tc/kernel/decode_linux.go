@@ -17,7 +17,7 @@ var errMalformed = errors.New("malformed netlink message")
 // received is one message as it came.
 type received struct {
 	kind, flags uint16
-	seq         uint32
+	seq, port   uint32
 	body        []byte
 }
 
@@ -34,7 +34,7 @@ func messages(b []byte) iter.Seq2[received, error] {
 				yield(received{}, errMalformed)
 				return
 			}
-			m := received{native.Uint16(b[4:]), native.Uint16(b[6:]), native.Uint32(b[8:]), b[unix.NLMSG_HDRLEN:n]}
+			m := received{native.Uint16(b[4:]), native.Uint16(b[6:]), native.Uint32(b[8:]), native.Uint32(b[12:]), b[unix.NLMSG_HDRLEN:n]}
 			if !yield(m, nil) {
 				return
 			}

@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"errors"
 	"fmt"
 	"sync"
 
@@ -11,7 +12,9 @@ import (
 type Kernel struct {
 	mu       sync.Mutex
 	socket   *socket
+	watch    *socket // hears of all changes
 	counters *socket // of its own, so that counting waits for nothing
+	qdiscs   *qdiscs
 	programs *programs
 	caps     tc.Capabilities
 }
@@ -24,13 +27,15 @@ func Open(path string) (*Kernel, error) {
 		return nil, err
 	}
 	k := &Kernel{programs: newPrograms(), caps: caps}
-	if k.socket, err = dial(path); err != nil {
-		return nil, err
+	for _, s := range []struct {
+		to     **socket
+		groups uint32
+	}{{&k.socket, 0}, {&k.watch, groupLink | groupTraffic}, {&k.counters, 0}} {
+		if *s.to, err = dial(path, s.groups); err != nil {
+			return nil, errors.Join(err, k.Close())
+		}
 	}
-	if k.counters, err = dial(path); err != nil {
-		_ = k.socket.close()
-		return nil, err
-	}
+	k.qdiscs = newQdiscs(k.socket, k.watch)
 	return k, nil
 }
 
@@ -39,9 +44,11 @@ func (k *Kernel) Close() error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.programs.close()
-	err := k.socket.close()
-	if cerr := k.counters.close(); err == nil {
-		err = cerr
+	var err error
+	for _, s := range []*socket{k.socket, k.watch, k.counters} {
+		if s != nil {
+			err = errors.Join(err, s.close())
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("close netlink socket: %w", err)

@@ -13,6 +13,7 @@ type link struct {
 	index   int
 	name    string
 	kind    string // "veth", "ifb", …
+	qdisc   string // the kind of its root
 	up      bool
 	group   uint32
 	peer    int  // IFLA_LINK: of a veth, the other side's index
@@ -73,6 +74,8 @@ func decodeLink(body []byte) (link, error) {
 		switch kind {
 		case unix.IFLA_IFNAME:
 			l.name = attrText(v)
+		case unix.IFLA_QDISC:
+			l.qdisc = attrText(v)
 		case unix.IFLA_LINK:
 			l.peer = int(int32(attrUint32(v)))
 		case unix.IFLA_LINK_NETNSID:

@@ -45,7 +45,7 @@ var probed = sync.OnceValues(func() (tc.Capabilities, error) {
 const loopback = 1
 
 func probeHere() (caps tc.Capabilities, err error) {
-	s, err := dialHere()
+	s, err := dialHere(0)
 	if err != nil {
 		return caps, err
 	}

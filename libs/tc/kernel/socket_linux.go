@@ -15,11 +15,12 @@ import (
 
 // socket is an rtnetlink socket of one network namespace. One exchange at a time.
 type socket struct {
-	mu  sync.Mutex
-	fd  int
-	seq uint32
-	out []byte
-	in  []byte
+	mu   sync.Mutex
+	fd   int
+	port uint32 // its address, which the kernel puts on what it tells others of our changes
+	seq  uint32
+	out  []byte
+	in   []byte
 
 	writes atomic.Uint64 // messages that changed something, or tried to
 
@@ -39,17 +40,17 @@ const (
 // errNoAnswer says that a batch was sent and its outcome is not known.
 var errNoAnswer = errors.New("no answer from the kernel")
 
-// dial opens a socket in the network namespace of the file at path; "": the calling thread's.
-func dial(path string) (*socket, error) {
+// dial opens a socket in the network namespace of the file at path ("": the calling thread's), which hears what the multicast groups tell.
+func dial(path string, groups uint32) (*socket, error) {
 	var s *socket
 	err := inNamespace(path, func() (err error) {
-		s, err = dialHere()
+		s, err = dialHere(groups)
 		return err
 	})
 	return s, err
 }
 
-func dialHere() (*socket, error) {
+func dialHere(groups uint32) (*socket, error) {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
 	if err != nil {
 		return nil, fmt.Errorf("open netlink socket: %w", err)
@@ -58,7 +59,11 @@ func dialHere() (*socket, error) {
 		_ = unix.Close(fd)
 		return nil, fmt.Errorf("open netlink socket: %w", err)
 	}
-	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: groups}); err != nil {
+		return fail(err)
+	}
+	name, err := unix.Getsockname(fd)
+	if err != nil {
 		return fail(err)
 	}
 	timeout := unix.NsecToTimeval(int64(answerTimeout))
@@ -70,7 +75,7 @@ func dialHere() (*socket, error) {
 	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, receiveBuffer)
 	_ = unix.SetsockoptInt(fd, unix.SOL_NETLINK, unix.NETLINK_CAP_ACK, 1)
 	_ = unix.SetsockoptInt(fd, unix.SOL_NETLINK, unix.NETLINK_EXT_ACK, 1)
-	return &socket{fd: fd, in: make([]byte, readSize)}, nil
+	return &socket{fd: fd, port: name.(*unix.SockaddrNetlink).Pid, in: make([]byte, readSize)}, nil
 }
 
 func (s *socket) close() error { return unix.Close(s.fd) }

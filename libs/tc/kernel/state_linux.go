@@ -29,13 +29,13 @@ type ingress struct {
 }
 
 // readTree reads a device's root qdisc and, where it is ours, all below it.
-func readTree(s *socket, device int) (*tree, error) {
-	t := emptyTree()
-	o, ok, err := getObject(s, traffic(unix.RTM_GETQDISC, 0, device, 0, parentRoot, 0).end())
+func readTree(q *qdiscs, device int) (*tree, error) {
+	t, s := emptyTree(), q.socket
+	o, ok, err := q.get(device, parentRoot)
 	if err != nil {
 		return nil, fmt.Errorf("read the root qdisc: %w", err)
 	}
-	if !ok || o.handle == 0 { // none, or the one that the kernel gives every device
+	if !ok {
 		return t, nil
 	}
 	r := decodeRoot(o)
@@ -69,7 +69,7 @@ func readTree(s *socket, device int) (*tree, error) {
 		return nil, fmt.Errorf("read classes: %w", err)
 	}
 	for _, parent := range withQueue {
-		o, ok, err := getObject(s, traffic(unix.RTM_GETQDISC, 0, device, 0, parent, 0).end())
+		o, ok, err := q.get(device, parent)
 		if err != nil {
 			return nil, fmt.Errorf("read the queue of class %s: %w", handleText(parent), err)
 		}
@@ -95,8 +95,8 @@ func readFilters(s *socket, device int, parent uint32) (found []filter, err erro
 }
 
 // readIngress reads what a device's clsact holds. ours and others' filters are told apart by name.
-func readIngress(s *socket, device int) (in ingress, err error) {
-	o, ok, err := getObject(s, traffic(unix.RTM_GETQDISC, 0, device, 0, parentClsact, 0).end())
+func readIngress(q *qdiscs, device int) (in ingress, err error) {
+	o, ok, err := q.get(device, parentClsact)
 	if err != nil {
 		return in, fmt.Errorf("read the ingress qdisc: %w", err)
 	}
@@ -108,7 +108,7 @@ func readIngress(s *socket, device int) (in ingress, err error) {
 		if o.kind != "clsact" && parent == clsactEgress {
 			break // a plain ingress
 		}
-		fs, err := readFilters(s, device, parent)
+		fs, err := readFilters(q.socket, device, parent)
 		if err != nil {
 			return in, fmt.Errorf("read ingress filters: %w", err)
 		}

@@ -113,7 +113,7 @@ func (a *apply) converge(have *world, want *wanted) *converger {
 		return program(fs[0].name)
 	}
 	c.tree(a.host, have.download, want.download, of(want.download.filters))
-	ifb := place{a.host.socket, have.ifb.index, a.ifb}
+	ifb := place{a.host.qdiscs, have.ifb.index, a.ifb}
 	_, ours := have.ifb.oursFor()
 	switch {
 	case want.hasIFB:

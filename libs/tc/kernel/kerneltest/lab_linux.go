@@ -1,0 +1,174 @@
+package kerneltest
+
+import (
+	"fmt"
+	"os"
+	"runtime"
+	"testing"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+
+	"agentyard.dev/libs/tc/kernel"
+)
+
+// Namespace is a network namespace of a test.
+type Namespace struct {
+	handle netns.NsHandle
+	links  *netlink.Handle
+}
+
+// Path is a file of the namespace, as long as the test runs.
+func (n *Namespace) Path() string { return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), int(n.handle)) }
+
+// Do runs f on a thread in the namespace, which ends with it. Sockets that f opens stay in the namespace.
+func (n *Namespace) Do(f func() error) error { return do(n.handle, f) }
+
+func do(handle netns.NsHandle, f func() error) error {
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
+		if err := netns.Set(handle); err != nil {
+			done <- err
+			return
+		}
+		done <- f()
+	}()
+	return <-done
+}
+
+// NewNamespace makes an empty namespace with its loopback up; it ends with the test.
+func NewNamespace(t testing.TB) *Namespace {
+	t.Helper()
+	n, err := newNamespace()
+	if err != nil {
+		t.Fatalf("make a network namespace (needs root): %v", err)
+	}
+	t.Cleanup(n.close)
+	return n
+}
+
+func newNamespace() (*Namespace, error) {
+	type made struct {
+		handle netns.NsHandle
+		err    error
+	}
+	done := make(chan made, 1)
+	go func() {
+		runtime.LockOSThread()
+		handle, err := netns.New()
+		done <- made{handle, err}
+	}()
+	m := <-done
+	if m.err != nil {
+		return nil, m.err
+	}
+	n := &Namespace{handle: m.handle}
+	var err error
+	// Only this family: a handle of all needs XFRM and netfilter in the kernel.
+	if n.links, err = netlink.NewHandleAt(n.handle, unix.NETLINK_ROUTE); err != nil {
+		return nil, err
+	}
+	lo, err := n.links.LinkByName("lo")
+	if err != nil {
+		return nil, err
+	}
+	return n, n.links.LinkSetUp(lo)
+}
+
+func (n *Namespace) close() {
+	n.links.Close()
+	_ = n.handle.Close()
+}
+
+// Session is a namespace behind a veth pair, as a runtime makes for a session.
+type Session struct {
+	*Namespace
+	Interface kernel.Interface
+	Host      string // the device on the node's side
+}
+
+// Lab is a node with one session, with addresses on both sides.
+type Lab struct {
+	Node    *Namespace
+	Session *Session
+}
+
+// Addresses of a Lab. The node has four of each family, for what is told apart by address.
+const (
+	Node4    = "10.99.0.1"
+	Other4   = "10.99.0.11"
+	Session4 = "10.99.0.2"
+	Node6    = "fd99::1"
+	Other6   = "fd99::11"
+	Session6 = "fd99::2"
+)
+
+// NewLab makes one.
+func NewLab(t testing.TB) *Lab {
+	t.Helper()
+	l := &Lab{Node: NewNamespace(t)}
+	l.Session = l.Node.AddSession(t, "h0")
+	for _, a := range []string{Node4 + "/24", Other4 + "/24", Node6 + "/64", Other6 + "/64"} {
+		address(t, l.Node, "h0", a)
+	}
+	for _, a := range []string{Session4 + "/24", Session6 + "/64"} {
+		address(t, l.Session.Namespace, "e0", a)
+	}
+	return l
+}
+
+// AddSession makes a session whose device on n's side has the name host.
+func (n *Namespace) AddSession(t testing.TB, host string) *Session {
+	t.Helper()
+	s := &Session{Namespace: NewNamespace(t), Host: host}
+	pair := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: host}, PeerName: "e0", PeerNamespace: netlink.NsFd(int(s.handle))}
+	if err := n.links.LinkAdd(pair); err != nil {
+		t.Fatalf("make veth pair %s: %v", host, err)
+	}
+	s.Interface = kernel.Interface{Index: up(t, n, host), Namespace: s.Path(), Peer: up(t, s.Namespace, "e0")}
+	return s
+}
+
+func up(t testing.TB, n *Namespace, name string) int {
+	t.Helper()
+	l, err := n.links.LinkByName(name)
+	if err == nil {
+		err = n.links.LinkSetUp(l)
+	}
+	if err != nil {
+		t.Fatalf("set %s up: %v", name, err)
+	}
+	return l.Attrs().Index
+}
+
+func address(t testing.TB, n *Namespace, device, cidr string) {
+	t.Helper()
+	l, err := n.links.LinkByName(device)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := netlink.ParseAddr(cidr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.Flags = unix.IFA_F_NODAD // an IPv6 address is usable at once
+	if err := n.links.AddrAdd(l, a); err != nil {
+		t.Fatalf("give %s the address %s: %v", device, cidr, err)
+	}
+}
+
+// Open opens the kernel of n; it is closed when the test ends.
+func (n *Namespace) Open(t testing.TB) *kernel.Kernel {
+	t.Helper()
+	k, err := kernel.Open(n.Path())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = k.Close() })
+	return k
+}
+
+// Links gives tests the whole of netlink in n.
+func (n *Namespace) Links() *netlink.Handle { return n.links }
