@@ -53,13 +53,13 @@ func main() {
 //	└──▶ runtime: process
 func run(ctx context.Context, args []string, getenv func(string) string) error {
 	cfg, local, group := sessions.DefaultConfig(), process.DefaultConfig(), daemon.DefaultConfig()
-	var busURL, runnerURL, credentials, issuerFile, kind string
+	var client bus.ClientFlags
+	var runnerURL, issuerFile, kind string
 	fs := flag.NewFlagSet("sessions", flag.ContinueOnError)
 	cfg.Register(fs)
 	local.Register(fs)
 	group.Register(fs)
-	fs.StringVar(&busURL, "bus.url", "nats://127.0.0.1:4222", "address of the bus, comma-separated for a cluster")
-	fs.StringVar(&credentials, "bus.credentials", "", "`file` with the sessions service's credentials for the bus")
+	client.Register(fs)
 	fs.StringVar(&runnerURL, "sessions.bus-url", "", "address of the bus for runners; empty: -bus.url")
 	fs.StringVar(&issuerFile, "sessions.issuer-file", "", "`file` with the key that signs sessions' credentials for the bus")
 	fs.StringVar(&kind, "sessions.runtime", process.Name, "where sessions run: process")
@@ -72,10 +72,6 @@ func run(ctx context.Context, args []string, getenv func(string) string) error {
 	if local.DataDir == "" {
 		return errors.New("-sessions.data-dir is not set")
 	}
-	creds, err := read("bus.credentials", credentials)
-	if err != nil {
-		return err
-	}
 	issuerText, err := read("sessions.issuer-file", issuerFile)
 	if err != nil {
 		return err
@@ -85,18 +81,18 @@ func run(ctx context.Context, args []string, getenv func(string) string) error {
 		return fmt.Errorf("-sessions.issuer-file: %w", err)
 	}
 	if runnerURL == "" {
-		runnerURL = busURL
+		runnerURL = client.URL
 	}
 
 	d, err := daemon.New("sessions", version, group, os.Stderr)
 	if err != nil {
 		return err
 	}
-	conn, err := bus.Connect(bus.Config{URL: busURL, Credentials: creds, Name: "sessions", Logger: d.Logger, Replicas: cfg.Replicas})
+	conn, err := client.Connect("sessions", d.Logger)
 	if err != nil {
-		return fmt.Errorf("connect to the bus: %w", err)
+		return err
 	}
-	for _, secret := range []string{credentials, issuerFile} { // agents may have the service's own user id
+	for _, secret := range []string{client.CredentialsFile, issuerFile} { // agents may have the service's own user id
 		abs, err := filepath.Abs(secret)
 		if err != nil {
 			return fmt.Errorf("hide %s from agents: %w", secret, err)
