@@ -1,0 +1,3 @@
+module agentyard.dev/deploy/cluster
+
+go 1.26.0
