@@ -5,6 +5,7 @@ import (
 	"flag"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -84,6 +85,27 @@ func TestGolden(t *testing.T) {
 				t.Errorf("hash %s, want %s", plan.Hash(), tt.hash)
 			}
 		})
+	}
+}
+
+// TestReadme compiles the policy that the README shows.
+func TestReadme(t *testing.T) {
+	data, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, text, _ := strings.Cut(string(data), "```yaml\n")
+	text, _, _ = strings.Cut(text, "```")
+	p, err := tc.Parse([]byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	plan, _, err := tc.Compile([]tc.Policy{p}, tc.Session{Tenant: "acme", User: "bob", Node: "node-1", Labels: map[string]string{"team": "blue"}}, able, noon)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if plan.Mode != tc.Enforce || len(plan.Limits) != 3 || len(plan.Download.Leaves) != 2 {
+		t.Errorf("%s", plan.Bytes())
 	}
 }
 

@@ -5,32 +5,53 @@ import (
 	"slices"
 )
 
-// hierarchy checks the classes of one direction against its link: guarantees add up, ceilings do not rise, latencies can be had.
-// inClasses says that at is the list of classes; else it is the link that changed under them.
-func (v *validator) hierarchy(at string, inClasses bool, d Direction, r Rules) {
-	link := r.Link.rate(d).Ceiling
-	where := func(i int, field string) string {
+// hierarchy checks that the classes fit their links: guarantees add up, ceilings do not rise, latencies can be had. at is the list of classes
+// or, when inClasses is false, the link that changed under them.
+func (v *validator) hierarchy(at string, inClasses bool, r Rules) {
+	where := func(i int, field, link string) string {
 		if inClasses {
 			return pointer(at, i) + "/" + field
 		}
-		return at + "/" + string(d) + "/ceiling"
+		return at + link
 	}
-	var sum BitsPerSecond
 	for i, c := range r.Classes {
-		if !c.in(d) || c.Guarantee > MaxRate || c.Ceiling > MaxRate {
+		// A class has one ceiling for both directions: it is cut where the link is narrower, and refused where it never holds.
+		if widest := r.widest(c); widest != 0 && c.Ceiling > widest && c.Ceiling <= MaxRate {
+			v.add(where(i, "ceiling", ""), RuleCeiling, fmt.Sprintf("lower it to %s, or leave it out", widest),
+				"class %s has a ceiling of %s, more than the link's %s", clip(c.Name), c.Ceiling, widest)
+		}
+	}
+	for _, d := range directions {
+		link := r.Link.rate(d).Ceiling
+		var sum BitsPerSecond
+		for i, c := range r.Classes {
+			if !c.in(d) || c.Guarantee > MaxRate || c.Ceiling > MaxRate {
+				continue
+			}
+			sum += c.Guarantee
+			v.latency(where(i, "latency_target", "/"+string(d)+"/ceiling"), c, link)
+		}
+		if link != 0 && sum > link {
+			v.add(at, RuleSum, fmt.Sprintf("lower guarantees by %s, or raise the link's ceiling", sum-link),
+				"the guarantees for %s add up to %s, more than the link's %s", d, sum, link)
+		}
+	}
+}
+
+// widest is the greater ceiling of the link in the directions that a class has; zero: one has none.
+func (r Rules) widest(c Class) BitsPerSecond {
+	var widest BitsPerSecond
+	for _, d := range directions {
+		if !c.in(d) {
 			continue
 		}
-		sum += c.Guarantee
-		if link != 0 && c.Ceiling > link {
-			v.add(where(i, "ceiling"), RuleCeiling, fmt.Sprintf("lower it to %s, or leave it out", link),
-				"class %s has a ceiling of %s, more than the %s link's %s", clip(c.Name), c.Ceiling, d, link)
+		ceiling := r.Link.rate(d).Ceiling
+		if ceiling == 0 {
+			return 0
 		}
-		v.latency(where(i, "latency_target"), c, link)
+		widest = max(widest, ceiling)
 	}
-	if link != 0 && sum > link {
-		v.add(at, RuleSum, fmt.Sprintf("lower guarantees by %s, or raise the link's ceiling", sum-link),
-			"the guarantees for %s add up to %s, more than the link's %s", d, sum, link)
-	}
+	return widest
 }
 
 // latency checks that a packet can leave within the target: at the guaranteed rate or, without one, at the ceiling.

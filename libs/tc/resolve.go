@@ -9,7 +9,10 @@ import (
 )
 
 // Set is policies that were found valid, in the order in which they meet: the most specific first.
-type Set struct{ policies []Policy }
+type Set struct {
+	policies []Policy
+	zones    []*time.Location // of each one's schedule
+}
 
 // NewSet validates policies. Two of one name in one tenant are refused. The error is Problems whose pointers begin with the policy's index.
 func NewSet(policies []Policy) (*Set, error) {
@@ -33,8 +36,11 @@ func NewSet(policies []Policy) (*Set, error) {
 	if len(problems) > 0 {
 		return nil, problems
 	}
-	set := &Set{slices.Clone(policies)}
+	set := &Set{policies: slices.Clone(policies)}
 	slices.SortFunc(set.policies, moreSpecific)
+	for _, p := range set.policies {
+		set.zones = append(set.zones, p.zone())
+	}
 	return set, nil
 }
 
@@ -97,11 +103,11 @@ type AppliedPolicy struct {
 func (set *Set) Resolve(s Session, at time.Time) Effective {
 	e := Effective{Mode: Off}
 	var parts []Policy
-	for _, p := range set.policies {
+	for i, p := range set.policies {
 		if !p.AppliesTo.Selects(s) {
 			continue
 		}
-		now, window, next, ok := p.At(at)
+		now, window, next, ok := p.at(at, set.zones[i])
 		if !next.IsZero() && (e.Until.IsZero() || next.Before(e.Until)) {
 			e.Until = next
 		}

@@ -6,7 +6,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
-	_ "time/tzdata" // zones are part of what a policy means; a node without them must not read it differently
+	_ "time/tzdata" // for machines without a zone database
 )
 
 // Schedule makes a policy's demands depend on the wall clock of a place.
@@ -134,15 +134,28 @@ func (s *Schedule) boundaries(from, until time.Time, zone *time.Location) []time
 // At returns the policy as it is at t: without a schedule, its windows applied. ok is false when it demands nothing then. next is when that
 // changes; zero: never. The policy is valid.
 func (p Policy) At(t time.Time) (now Policy, window string, next time.Time, ok bool) {
+	return p.at(t, p.zone())
+}
+
+// zone is that of the schedule, nil without one. Loading it reads a file.
+func (p Policy) zone() *time.Location {
+	if p.Schedule == nil {
+		return nil
+	}
+	zone, err := time.LoadLocation(p.Schedule.Timezone)
+	if err != nil { // Validate has refused it
+		return time.UTC
+	}
+	return zone
+}
+
+// at is At with the zone loaded.
+func (p Policy) at(t time.Time, zone *time.Location) (now Policy, window string, next time.Time, ok bool) {
 	s := p.Schedule
 	if s == nil {
 		return p, "", time.Time{}, true
 	}
 	p.Schedule = nil
-	zone, err := time.LoadLocation(s.Timezone)
-	if err != nil { // Validate has refused it
-		return p, "", time.Time{}, true
-	}
 	next = s.change(t, zone)
 	i := s.open(t, zone)
 	if i < 0 {

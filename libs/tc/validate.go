@@ -131,9 +131,7 @@ func (v *validator) rules(at string, own, all Rules) {
 		if len(own.Classes) == 0 {
 			classesAt = at + "/link"
 		}
-		for _, d := range directions {
-			v.hierarchy(classesAt, len(own.Classes) > 0, d, all)
-		}
+		v.hierarchy(classesAt, len(own.Classes) > 0, all)
 	}
 }
 
