@@ -233,6 +233,9 @@ func (k *compiler) burst(rate BitsPerSecond) Bytes {
 const (
 	// defaultLatency is how long a queue without a target may get.
 	defaultLatency = 50 * Millisecond
+	// oneWrite is what TCP hands down in one piece (64 KiB as packets of 1,448 bytes, with their headers). A bfifo that is shorter drops it
+	// whole, and when the sender is on this machine it tries the same piece again and again.
+	oneWrite = 70_000 * Byte
 	// maxQueue bounds the memory of one queue.
 	maxQueue = 64 * MiB
 )
@@ -262,7 +265,7 @@ func (k *compiler) queue(c Class, l Leaf) Queue {
 		q.Packets = uint32(min(max(limit/mtu, 2), 127))
 		q.Quantum = mtu
 	case BFIFO:
-		q.Limit = limit
+		q.Limit = max(limit, oneWrite)
 	}
 	return q
 }

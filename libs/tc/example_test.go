@@ -107,7 +107,7 @@ func ExamplePlan_Commands() {
 	// tc qdisc add dev veth7 root handle 1: htb default 100
 	// tc class add dev veth7 parent 1: classid 1:1 htb rate 10000000bit ceil 10000000bit burst 2764b cburst 2764b quantum 1514
 	// tc class add dev veth7 parent 1:1 classid 1:100 htb rate 10000000bit ceil 10000000bit burst 2764b cburst 2764b prio 0 quantum 1514
-	// tc qdisc add dev veth7 parent 1:100 handle 100: bfifo limit 62500
+	// tc qdisc add dev veth7 parent 1:100 handle 100: bfifo limit 70000
 }
 
 // Effective says what holds for a session, and whose word it is.

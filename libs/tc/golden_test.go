@@ -70,7 +70,7 @@ func TestGolden(t *testing.T) {
 		hash     string
 	}{
 		{"team", []tc.Policy{parsed(t, "team.yaml")}, able, "183ecb96cfc721ba8eaf583edb63b1be9b9b5014cf99f22ecccb15375e12b24b"},
-		{"team-plain", []tc.Policy{parsed(t, "team.yaml")}, plain, "b2321cd09fb950f3a4f1e201d7c9b16035605de187dc4011f0653488a39dfbee"},
+		{"team-plain", []tc.Policy{parsed(t, "team.yaml")}, plain, "11a9e85e6ca867f6bce91d9cb0f4e3da8c492f4f75448b9daf417f62e9198d06"},
 		{"night", []tc.Policy{parsed(t, "team.yaml"), parsed(t, "night.yaml")}, able, "865e5be89d876c4f272645aa274d771037fec4cedd4211a20228f60f6b936a6a"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -19,7 +19,7 @@ import (
 func leaf(minor tc.Minor, name string, rate, ceiling tc.BitsPerSecond) tc.Leaf {
 	return tc.Leaf{
 		Minor: minor, Class: name, Rate: rate, Ceiling: ceiling, Burst: burst(rate), CeilingBurst: burst(ceiling), Priority: 3, Quantum: 1514,
-		Queue: tc.Queue{Kind: tc.BFIFO, Limit: max(tc.Bytes(ceiling/8/25), 20000)},
+		Queue: tc.Queue{Kind: tc.BFIFO, Limit: max(tc.Bytes(ceiling/8/25), 80_000)}, // a whole TCP write of 64 KiB must fit
 	}
 }
 

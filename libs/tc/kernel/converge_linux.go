@@ -201,7 +201,8 @@ func hasChildren(t *tree, h uint32) bool {
 // ingress makes a device's ingress what want is: a filter that sends all on, or none.
 func (c *converger) ingress(at place, have, want ingress, program code) {
 	if want.clsact && !have.clsact {
-		c.add(build, at, "tc qdisc add dev "+at.name+" clsact", nil, clsact(at.device))
+		// In one send with the filter, by which it is known for ours.
+		c.add(connect, at, "tc qdisc add dev "+at.name+" clsact", nil, clsact(at.device))
 	}
 	for _, f := range want.filters {
 		if !slices.ContainsFunc(have.filters, f.same) {

@@ -45,3 +45,15 @@ func qdiscs(t *testing.T, n *kerneltest.Namespace, name string) []netlink.Qdisc 
 	must(t, err)
 	return list
 }
+
+func exists(t *testing.T, n *kerneltest.Namespace, name string) bool {
+	t.Helper()
+	links, err := n.Links().LinkList()
+	must(t, err)
+	for _, l := range links {
+		if l.Attrs().Name == name {
+			return true
+		}
+	}
+	return false
+}
