@@ -6,13 +6,18 @@ import (
 	"crypto/ed25519"
 	"encoding/json"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"agentyard.dev/libs/api"
 	"agentyard.dev/libs/bus"
@@ -55,6 +60,9 @@ type yard struct {
 	log    *bus.Log
 	cfg    sessions.Config
 
+	logs    io.Writer             // gets a copy of what the service and its runtime log, if set
+	metrics prometheus.Registerer // of the service; nil: none
+
 	stop func()
 }
 
@@ -63,6 +71,18 @@ type keys map[string]ed25519.PublicKey
 func (k keys) VerifyingKeys() map[string]ed25519.PublicKey { return k }
 
 func newYard(t *testing.T, change func(*sessions.Config)) *yard {
+	t.Helper()
+	y := emptyYard(t, change)
+	y.start()
+	t.Cleanup(func() {
+		y.removeAll()
+		y.stop()
+	})
+	return y
+}
+
+// emptyYard is a yard in which no sessions service runs.
+func emptyYard(t *testing.T, change func(*sessions.Config)) *yard {
 	t.Helper()
 	y := &yard{t: t, dir: t.TempDir(), cfg: sessions.DefaultConfig()}
 	y.cfg.Sweep, y.cfg.StopGrace = 50*time.Millisecond, 5*time.Second
@@ -78,26 +98,60 @@ func newYard(t *testing.T, change func(*sessions.Config)) *yard {
 	gateway := bustest.Connect(t, y.srv, y.ring, "gateway")
 	y.client = rpc.NewClient(gateway, rpc.ClientConfig{Name: "gateway", Timeout: patience})
 	y.log = bus.ReadLog(gateway)
-	y.start()
-	t.Cleanup(func() {
-		y.removeAll()
-		y.stop()
-	})
 	return y
 }
 
 // start runs the service and its runtime until y.stop.
 func (y *yard) start() {
 	y.t.Helper()
-	logger := slog.New(slog.NewTextHandler(y.t.Output(), nil))
-	pcfg := process.DefaultConfig()
+	runtime := y.runtime()
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		if err := runtime.Run(ctx); err != nil {
+			y.t.Error(err)
+		}
+	}()
+	r := y.serve(runtime, runtime.Info())
+	y.stop = func() {
+		r.stop()
+		cancel()
+		<-ended
+		y.stop = func() {}
+	}
+}
+
+// runtime returns a process runtime on the yard's directory.
+func (y *yard) runtime() *process.Runtime {
+	y.t.Helper()
+	cfg := process.DefaultConfig()
 	exe, err := os.Executable()
 	if err != nil {
 		y.t.Fatal(err)
 	}
-	pcfg.DataDir, pcfg.Runner, pcfg.SocketDir = y.dir, []string{exe, "runner"}, filepath.Join(y.dir, "s")
-	runtime := process.New(pcfg, logger)
-	// Closed by y.stop, which may come before or after the test's own cleanups.
+	cfg.DataDir, cfg.Runner, cfg.SocketDir = y.dir, []string{exe, "runner"}, filepath.Join(y.dir, "s")
+	return process.New(cfg, y.logger())
+}
+
+func (y *yard) logger() *slog.Logger {
+	if y.logs == nil {
+		return slog.New(slog.NewTextHandler(y.t.Output(), nil))
+	}
+	return slog.New(slog.NewTextHandler(io.MultiWriter(y.t.Output(), y.logs), nil))
+}
+
+// replica is one sessions service of a yard.
+type replica struct {
+	svc  *sessions.Service
+	stop func() // as SIGTERM does
+	kill func() // as SIGKILL does: the bus hears nothing from it any more
+}
+
+// serve runs a sessions service on a runtime until it is stopped or killed, and returns when it answers.
+func (y *yard) serve(runtime sessions.Runtime, info sessions.RuntimeInfo) *replica {
+	y.t.Helper()
+	// Closed by stop, which may come before or after the test's own cleanups.
 	creds, err := y.ring.ServiceCredentials("sessions")
 	if err != nil {
 		y.t.Fatal(err)
@@ -108,31 +162,37 @@ func (y *yard) start() {
 	}
 	svc := sessions.New(y.cfg, sessions.Deps{
 		Conn: conn, Auth: token.NewVerifier(keys{y.key.ID: y.key.Private.Public().(ed25519.PublicKey)}, nil, nil),
-		Issuer: y.ring.SessionIssuer(), BusURL: y.srv.URL(), Runtime: runtime, Info: runtime.Info(),
+		Issuer: y.ring.SessionIssuer(), BusURL: y.srv.URL(), Runtime: runtime, Info: info,
 		Kind: func(name string) bool { _, ok := agent.LookupKind(name); return ok },
 		CheckURL: func(ctx context.Context, url string) error {
 			return repo.CheckURL(ctx, url, repo.Policy{AllowPrivate: y.cfg.AllowPrivateRepositories})
 		},
-		Logger: logger,
+		Logger: y.logger(), Metrics: y.metrics,
 	})
 	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan struct{}, 2)
-	for _, run := range []func(context.Context) error{runtime.Run, svc.Run} {
-		go func() {
-			if err := run(ctx); err != nil {
-				y.t.Error(err)
-			}
-			done <- struct{}{}
-		}()
-	}
-	y.stop = func() {
+	var killed atomic.Bool
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		if err := svc.Run(ctx); err != nil && !killed.Load() {
+			y.t.Error(err)
+		}
+	}()
+	end := func() {
 		cancel()
-		<-done
-		<-done
+		<-ended
 		_ = conn.Close(context.Background())
-		y.stop = func() {}
+	}
+	r := &replica{svc: svc, stop: sync.OnceFunc(end)}
+	r.kill = func() {
+		killed.Store(true)
+		gone, now := context.WithCancel(context.Background())
+		now()
+		_ = conn.Close(gone)
+		r.stop()
 	}
 	y.eventually("the service is ready", func() bool { return svc.Ready(y.t.Context()) == nil })
+	return r
 }
 
 // removeAll ends every session, so that no process outlives the test.
@@ -182,10 +242,14 @@ func (y *yard) create(ctx context.Context, req api.CreateSessionRequest) api.Ses
 
 func (y *yard) get(ctx context.Context, id string) api.Session {
 	y.t.Helper()
-	s, err := rpc.Call(ctx, y.client, api.GetSession, api.SessionRef{ID: id})
-	if err != nil {
-		y.t.Fatalf("get: %v", err)
-	}
+	var s api.Session
+	y.eventually("the service answers", func() (ok bool) {
+		var err error
+		if s, err = rpc.Call(ctx, y.client, api.GetSession, api.SessionRef{ID: id}); err != nil && api.CodeOf(err) != api.CodeUnavailable {
+			y.t.Fatalf("get: %v", err)
+		}
+		return err == nil
+	})
 	return s
 }
 

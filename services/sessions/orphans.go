@@ -82,7 +82,9 @@ func (s *Service) findOrphans(ctx context.Context) (map[finding]bool, error) {
 		}
 	}
 	stuckSince := s.now().Add(-s.cfg.Reconcile)
+	empty := true
 	s.view.All(func(e bus.Entry[api.SessionRecord]) bool {
+		empty = false
 		st := e.State.State
 		missing := wantsRunner(st) && running[e.Key] < e.State.Incarnation
 		switch {
@@ -94,7 +96,7 @@ func (s *Service) findOrphans(ctx context.Context) (map[finding]bool, error) {
 		return true
 	})
 	keeper, ok := s.deps.Runtime.(Keeper)
-	if !ok {
+	if !ok || empty { // a yard that has lost its ledger, or was given another's, removes no work
 		return found, nil
 	}
 	kept, err := keeper.Kept(ctx)
