@@ -38,8 +38,8 @@ var homes = map[string][]string{
 	"github.com/gdamore/tcell": {"services/sessions/runner/terminal"},
 
 	"github.com/coder/websocket": {"services/gateway", "services/standalone/client", "bench"},
-	"github.com/spf13/cobra":     {"services/standalone/cli"},
-	"go.yaml.in/yaml":            {"services/standalone/cli", "libs/tc"},
+	"github.com/spf13/cobra":     {"services/standalone/cli", "deploy/cluster/kubeall"},
+	"go.yaml.in/yaml":            {"services/standalone/cli", "libs/tc", "deploy/charttest"},
 	"golang.org/x/term":          {"services/standalone/cli"},
 
 	// Tests only.
@@ -47,11 +47,17 @@ var homes = map[string][]string{
 	"github.com/hashicorp/cronexpr":   {"services/scheduler/cron"},
 	"github.com/rogpeppe/go-internal": {"services/standalone/scenario"},
 
-	"k8s.io":                         {"services/sessions/kube", "services/tcagent/controller"},
-	"sigs.k8s.io":                    {"services/sessions/kube", "services/tcagent/controller"},
+	"k8s.io":                         {"services/sessions/kube", "services/tcagent/controller", "deploy/cluster/kubeall"},
+	"sigs.k8s.io":                    {"services/sessions/kube", "services/tcagent/controller", "deploy/charttest"},
 	"github.com/vishvananda/netlink": {"libs/tc/kernel"},
 	"github.com/vishvananda/netns":   {"libs/tc/kernel"},
 	"github.com/cilium/ebpf":         {"libs/tc/kernel"},
+
+	// Deployment's tests: a real Kubernetes, images without a daemon, Helm's own engine, the language of Tiltfiles.
+	"go.etcd.io/etcd":                        {"deploy/cluster/kubeall"},
+	"github.com/google/go-containerregistry": {"deploy/image"},
+	"helm.sh/helm":                           {"deploy/charttest"},
+	"go.starlark.net":                        {"deploy/charttest"},
 
 	// The standard library's own extension.
 	"golang.org/x": {"*"},

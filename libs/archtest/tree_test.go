@@ -36,10 +36,10 @@ type file struct {
 	syntax    *ast.File
 }
 
-// load parses all Go files below libs, services and bench. Build tags do not matter: a rule holds on every platform.
+// load parses all Go files below libs, services, bench and deploy. Build tags do not matter: a rule holds on every platform.
 func load(root string) (*tree, error) {
 	t := &tree{root: root, fset: token.NewFileSet()}
-	for _, top := range []string{"libs", "services", "bench"} {
+	for _, top := range []string{"libs", "services", "bench", "deploy"} {
 		dir := filepath.Join(root, top)
 		if _, err := os.Stat(dir); os.IsNotExist(err) {
 			continue

@@ -1,0 +1,3 @@
+{{- define "scheduler.spec" -}}
+redis: false
+{{- end }}

@@ -1,0 +1,16 @@
+{{- define "sessions.spec" -}}
+token: true # it makes the pods of sessions
+flags:
+  sessions.runtime: kube
+  sessions.issuer-file: /etc/agentyard/bus/session.issuer
+  sessions.bus-url: {{ include "sessions.runnerBusURL" . }}
+  sessions.replicas: {{ .Values.global.bus.replicas }}
+egress:
+  - ports: [{port: 443}, {port: 6443}] # the Kubernetes API, whose address no selector names
+{{- end }}
+
+{{/* The bus as the runners find it, from another namespace. */}}
+{{- define "sessions.runnerBusURL" -}}
+{{- $scheme := ternary "tls" "nats" .Values.global.bus.tls }}
+{{- .Values.global.bus.url | default (printf "%s://%s-nats.%s.svc:4222" $scheme (include "lib.yard" .) .Release.Namespace) }}
+{{- end }}

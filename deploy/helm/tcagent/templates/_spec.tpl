@@ -1,0 +1,3 @@
+{{- define "tcagent.spec" -}}
+redis: false
+{{- end }}
