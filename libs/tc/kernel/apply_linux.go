@@ -219,6 +219,7 @@ func (a *apply) observe() (*world, error) {
 			return nil, fmt.Errorf("%s in %s: %w", a.peer.name, a.on.Namespace, err)
 		}
 	}
+	a.k.saw(a.on.Index, w)
 	return w, nil
 }
 

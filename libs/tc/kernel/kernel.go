@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"agentyard.dev/libs/tc"
 )
 
 // Interface is where a session's traffic passes.
@@ -61,9 +63,14 @@ func (e *ApplyError) Error() string {
 
 func (e *ApplyError) Unwrap() error { return e.Err }
 
+// Counters are those of an interface, by class; nil where nothing of ours is.
+type Counters struct {
+	Download, Upload []ClassCounters
+}
+
 // ClassCounters are what the kernel counted for one class since it was made.
 type ClassCounters struct {
-	Minor   uint16
+	Minor   tc.Minor
 	Bytes   uint64
 	Packets uint64
 	// Drops are packets that found the queue full or, with fq_codel, had waited for too long.

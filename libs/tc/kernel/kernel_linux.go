@@ -17,6 +17,10 @@ type Kernel struct {
 	qdiscs   *qdiscs
 	programs *programs
 	caps     tc.Capabilities
+
+	counting sync.Mutex
+	seenMu   sync.Mutex
+	seen     map[int]upload // by the interface's index
 }
 
 // Open returns the kernel of the network namespace that the file at path is; "" is the process's own. It probes what the kernel can do
@@ -26,7 +30,7 @@ func Open(path string) (*Kernel, error) {
 	if err != nil {
 		return nil, err
 	}
-	k := &Kernel{programs: newPrograms(), caps: caps}
+	k := &Kernel{programs: newPrograms(), caps: caps, seen: map[int]upload{}}
 	for _, s := range []struct {
 		to     **socket
 		groups uint32

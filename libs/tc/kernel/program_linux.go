@@ -93,15 +93,16 @@ func (b *assembler) family(family tc.Family, filters []tc.Filter) {
 		for _, s := range f.Selectors() {
 			here := label()
 			n++
-			b.selector(here, label(), s, size, f.Class)
+			// Always so; but without a question what follows could not be reached, and the kernel refuses that.
+			b.add(here, asm.JNE.Imm(asm.R7, int32(networkOrder(family.EtherType())), label()))
+			b.selector(label(), s, size, f.Class)
 		}
 	}
 	b.add(label(), asm.Mov.Imm(asm.R0, 0)) // where the last one goes on; the answer follows
 }
 
 // selector answers class if all words match, and else goes on at next.
-func (b *assembler) selector(here, next string, s tc.Selector, size int32, class tc.Minor) {
-	b.add(here, asm.Mov.Imm(asm.R0, 0))
+func (b *assembler) selector(next string, s tc.Selector, size int32, class tc.Minor) {
 	for _, w := range s {
 		if w.Mask == 0 {
 			continue

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"agentyard.dev/libs/tc"
+	"agentyard.dev/libs/tc/kernel"
 	"agentyard.dev/libs/tc/kernel/kerneltest"
 )
 
@@ -120,4 +121,65 @@ func TestShares(t *testing.T) {
 			near(t, "alone", 0.05, []tc.BitsPerSecond{rate}, func() []tc.BitsPerSecond { return kerneltest.Rates(window, sinks[0]) })
 		})
 	}
+}
+
+// TestChangeUnderLoad changes a rate while packets wait: the new one is in force at once, down and up.
+func TestChangeUnderLoad(t *testing.T) {
+	lab := kerneltest.NewLab(t)
+	k, on := lab.Node.Open(t), lab.Session.Interface
+	apply(t, k, on, plan(simple(tc.AtHost, 40*tc.Mbit), nil))
+	to := kerneltest.Session4 + ":4000"
+	sink := lab.Session.Sink(t, to)
+	lab.Node.Send(t, kerneltest.Flow{From: "0.0.0.0:0", To: to, Rate: 60 * tc.Mbit})
+	kerneltest.Wait(settling)
+	for _, rate := range []tc.BitsPerSecond{10 * tc.Mbit, 40 * tc.Mbit} {
+		worked := false
+		var seen []string
+		for range tries {
+			apply(t, k, on, plan(simple(tc.AtHost, 50*tc.Mbit-rate), nil))
+			kerneltest.Wait(settling)
+			r := apply(t, k, on, plan(simple(tc.AtHost, rate), nil))
+			if len(r.Steps) > 3 { // the two classes and the queue, in place
+				t.Fatalf("steps: %v", r.Steps)
+			}
+			first := kerneltest.Rates(100*time.Millisecond, sink)[0]
+			then := kerneltest.Rates(300*time.Millisecond, sink)[0]
+			seen = append(seen, fmt.Sprint(rounded([]tc.BitsPerSecond{first, then})))
+			within := func(r tc.BitsPerSecond, part float64) bool { return math.Abs(float64(r)/float64(rate)-1) <= part }
+			if worked = within(first, 0.25) && within(then, 0.08); worked {
+				break
+			}
+		}
+		if !worked {
+			t.Errorf("to %v: the first 100 ms and the 300 ms after them had %v Mbit/s", rate, seen)
+		}
+	}
+}
+
+// TestChangeLosesNothing changes rates up and down under a flow that none of them bounds: no packet is lost.
+func TestChangeLosesNothing(t *testing.T) {
+	lab := kerneltest.NewLab(t)
+	k, on := lab.Node.Open(t), lab.Session.Interface
+	apply(t, k, on, twoClasses(100*tc.Mbit))
+	to := kerneltest.Session4 + ":4000"
+	sink := lab.Session.Sink(t, to)
+	lab.Node.Send(t, kerneltest.Flow{From: "0.0.0.0:0", To: to, Rate: 5 * tc.Mbit})
+	before := dropped(t, k, lab)
+	for i := range 20 {
+		apply(t, k, on, twoClasses(tc.BitsPerSecond(50+i%2*50)*tc.Mbit))
+		kerneltest.Wait(10 * time.Millisecond)
+	}
+	if n := dropped(t, k, lab) - before; n != 0 || sink.Bytes() == 0 {
+		t.Errorf("%d packets were lost, %d bytes arrived", n, sink.Bytes())
+	}
+}
+
+func dropped(t *testing.T, k *kernel.Kernel, lab *kerneltest.Lab) (n uint64) {
+	t.Helper()
+	counters, err := k.Count([]kernel.Interface{lab.Session.Interface})
+	must(t, err)
+	for _, c := range counters[0].Download {
+		n += c.Drops
+	}
+	return n
 }

@@ -122,7 +122,13 @@ func NewLab(t testing.TB) *Lab {
 // AddSession makes a session whose device on n's side has the name host.
 func (n *Namespace) AddSession(t testing.TB, host string) *Session {
 	t.Helper()
+	return n.addSession(t, host, func(*Namespace) {})
+}
+
+func (n *Namespace) addSession(t testing.TB, host string, prepare func(*Namespace)) *Session {
+	t.Helper()
 	s := &Session{Namespace: NewNamespace(t), Host: host}
+	prepare(s.Namespace)
 	pair := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: host}, PeerName: "e0", PeerNamespace: netlink.NsFd(int(s.handle))}
 	if err := n.links.LinkAdd(pair); err != nil {
 		t.Fatalf("make veth pair %s: %v", host, err)
