@@ -12,5 +12,7 @@ func Operations() []AnyOp {
 		CreateTask, CreateTasks, ListTasks, GetTask, WaitTask, TaskHistory, CancelTask, RetryTask, ListArtifacts,
 		CreateQueue, ListQueues, GetQueue, UpdateQueue, DeleteQueue, PauseQueue, ResumeQueue, GetQueueStats,
 		ListDeadLetters, Redrive,
+		CreateTrafficPolicy, ListTrafficPolicies, GetTrafficPolicy, ApplyTrafficPolicy, DeleteTrafficPolicy, TrafficPolicyHistory,
+		PlanTrafficPolicy, EffectiveTraffic, ListTrafficNodes, GetTrafficSession,
 	}
 }

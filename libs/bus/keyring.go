@@ -32,7 +32,7 @@ import (
 //   - sessions: answer yard.v1.op.sessions.* and yard.v1.runner.>, own SESSIONS PROFILES LOG
 //     (publish …log.*.*.user), request yard.v1.op.auth.*.
 //   - scheduler, tcagent: answer their own ops, own their own ledgers (TASKS SCHEDULES QUEUES;
-//     POLICIES PLANS), scheduler requests yard.v1.op.sessions.*.
+//     POLICIES PLANS NODES), scheduler requests yard.v1.op.sessions.*.
 //   - session <tenant>/<id>: publish yard.v1.runner.<tenant>.<id>.* (requests) and
 //     yard.v1.log.<tenant>.<id>.agent, subscribe yard.v1.live.log.<tenant>.<id>.user and its own
 //     inbox _INBOX_<id>.>; nothing else, no JetStream API.

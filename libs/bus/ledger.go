@@ -25,6 +25,8 @@ type LedgerConfig struct {
 	// History bounds the changes kept for one entity; zero: 512, and the oldest goes first.
 	History  int64
 	Replicas int // zero: 1
+	// Live, if set, is the subject prefix under which each new change also appears, followed by tenant.id.
+	Live string
 }
 
 // Key names one entity of a ledger. Both are single subject tokens (letters, digits, '-', '_').
@@ -80,8 +82,13 @@ func OpenLedger[T any](ctx context.Context, c *Conn, cfg LedgerConfig) (*Ledger[
 	if err != nil {
 		return nil, err
 	}
+	var live *jetstream.RePublish
+	if cfg.Live != "" {
+		live = &jetstream.RePublish{Source: l.prefix + ">", Destination: cfg.Live + ">"}
+	}
 	err = c.openStream(ctx, jetstream.StreamConfig{
 		Name:              l.stream,
+		RePublish:         live,
 		Subjects:          []string{l.prefix + "*.*"},
 		Storage:           jetstream.FileStorage,
 		Replicas:          max(cfg.Replicas, c.replicas),

@@ -28,7 +28,7 @@ var ownedNouns = map[string][]string{
 	"auth":      {"tenants", "users", "keys", "audit", "jwks", "revoked", "signers", "lastused"},
 	"sessions":  {"sessions", "profiles"},
 	"scheduler": {"tasks", "schedules", "queues"},
-	"tcagent":   {"policies", "plans"},
+	"tcagent":   {"policies", api.NounPlans, api.NounNodes},
 }
 
 // privateNouns are read by their owner only, not even by the gateway.
@@ -158,6 +158,8 @@ func servicePermissions(service string) jwt.Permissions {
 		g.own(blobStream)
 		g.read(blobStream)
 		g.pub = append(g.pub, blobPrefix+"*.*.*")
+	case "tcagent": // node agents follow their own node's plans
+		g.sub = append(g.sub, api.LivePlansPrefix+">")
 	case "sessions":
 		g.sub = append(g.sub, api.RunnerPrefix+">", api.LivePrefix+">")
 		g.own(logStream)
