@@ -194,6 +194,7 @@ type RunnerReportRequest struct {
 	Incarnation int      `json:"incarnation"` // which start of the session this runner is
 	State       State    `json:"state"`       // starting, running or failed
 	Activity    Activity `json:"activity,omitempty"`
+	Background  int      `json:"background,omitempty"` // processes that the agent started and left running
 	Reason      string   `json:"reason,omitempty"`
 	Agent       Agent    `json:"agent,omitzero"` // Version, once known
 	Usage       Usage    `json:"usage,omitzero"` // total of this incarnation

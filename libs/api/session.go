@@ -35,6 +35,15 @@ const (
 	ActivityApproval Activity = "waiting_for_approval"
 )
 
+// IdleAction is what becomes of an idle session.
+type IdleAction string
+
+// The actions on an idle session.
+const (
+	IdlePause IdleAction = "pause" // put aside: a message brings it back
+	IdleStop  IdleAction = "stop"  // ended for good
+)
+
 // Session is one isolated agent with its workspace and conversation.
 type Session struct {
 	ID           string            `json:"id"`
@@ -45,8 +54,9 @@ type Session struct {
 	Agent        Agent             `json:"agent"`
 	State        State             `json:"state"`
 	Activity     Activity          `json:"activity,omitempty"`
-	Reason       string            `json:"reason,omitempty"` // why it failed, stopped or waits; for a person
-	Runtime      string            `json:"runtime"`          // "process" or "kube"
+	Background   int               `json:"background,omitempty"` // processes that the agent left running; a session with some is not idle
+	Reason       string            `json:"reason,omitempty"`     // why it failed, stopped or waits; for a person
+	Runtime      string            `json:"runtime"`              // "process" or "kube"
 	Isolation    []string          `json:"isolation,omitempty"`
 	Node         string            `json:"node,omitempty"`
 	Repository   *Repository       `json:"repository,omitempty"`
@@ -109,6 +119,8 @@ type Profile struct {
 	Resources   Resources         `json:"resources,omitzero"`
 	TTL         Duration          `json:"ttl,omitempty"`
 	IdleTimeout Duration          `json:"idle_timeout,omitempty"`
+	// IdleAction is what becomes of a session that was idle for so long; empty: it is paused.
+	IdleAction IdleAction `json:"idle_action,omitempty"`
 	// Isolation lists what a runtime must provide: "user", "mount", "pid", "cgroup".
 	// A runtime that cannot refuses the session.
 	Isolation []string `json:"isolation,omitempty"`
@@ -190,6 +202,9 @@ type SessionRecord struct {
 	Pod   Pod    `json:"pod,omitzero"`
 	// BoundTo is the UID of the pod that was told this incarnation's launch; no other is told, and that one not twice.
 	BoundTo string `json:"bound_to,omitempty"`
+	// IdleAction is the profile's at the time of creation. IdlePaused says that the clock put the session aside, and no person.
+	IdleAction IdleAction `json:"idle_action,omitempty"`
+	IdlePaused bool       `json:"idle_paused,omitempty"`
 	// Report is the version of the newest runner's report that is in here.
 	Report uint64 `json:"report,omitempty"`
 	// RequestHash tells a repeated create request from another one under the same idempotency key.

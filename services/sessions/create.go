@@ -160,7 +160,7 @@ func (s *Service) prepare(ctx context.Context, p api.Principal, req api.CreateSe
 			TTL:         firstDuration(req.TTL, profile.TTL, api.Duration(s.cfg.TTL)),
 			IdleTimeout: firstDuration(req.IdleTimeout, profile.IdleTimeout, api.Duration(s.cfg.IdleTimeout)),
 		},
-		Env: env, StateSince: now, Demand: profile.Isolation, Resources: profile.Resources,
+		Env: env, StateSince: now, Demand: profile.Isolation, Resources: profile.Resources, Image: profile.Image, Pod: profile.Pod, IdleAction: profile.IdleAction,
 	}, nil
 }
 

@@ -109,6 +109,10 @@ func TestOverdue(t *testing.T) {
 	}{
 		"idle":                         {rec(api.StateRunning, api.ActivityIdle, ago(time.Hour), time.Minute, 0), idleOverdue},
 		"idle for less":                {rec(api.StateRunning, api.ActivityIdle, ago(time.Second), time.Minute, 0), notOverdue},
+		"idle, with processes":         {background(rec(api.StateRunning, api.ActivityIdle, ago(time.Hour), time.Minute, 0)), notOverdue},
+		"paused by the clock just now": {idlePaused(rec(api.StatePaused, "", ago(time.Second), time.Minute, 0)), pausedLately},
+		"paused by the clock":          {idlePaused(rec(api.StatePaused, "", ago(time.Hour), time.Minute, 0)), notOverdue},
+		"paused just now":              {rec(api.StatePaused, "", ago(time.Second), time.Minute, 0), notOverdue},
 		"working":                      {rec(api.StateRunning, api.ActivityWorking, ago(time.Hour), time.Minute, 0), notOverdue},
 		"waiting for approval":         {rec(api.StateRunning, api.ActivityApproval, ago(time.Hour), time.Minute, 0), notOverdue},
 		"of unknown activity":          {rec(api.StateRunning, "", ago(time.Hour), time.Minute, 0), notOverdue},
@@ -133,4 +137,14 @@ func rec(st api.State, a api.Activity, since time.Time, idle, ttl time.Duration)
 	return api.SessionRecord{StateSince: since, Session: api.Session{
 		State: st, Activity: a, CreatedAt: since, LastActiveAt: since, IdleTimeout: api.Duration(idle), TTL: api.Duration(ttl),
 	}}
+}
+
+func background(r api.SessionRecord) api.SessionRecord {
+	r.Background = 1
+	return r
+}
+
+func idlePaused(r api.SessionRecord) api.SessionRecord {
+	r.IdlePaused = true
+	return r
 }

@@ -137,6 +137,9 @@ func nextIncarnation(rec *api.SessionRecord) {
 	rec.BaseUsage = rec.Usage
 	rec.Report = 0
 	rec.Endpoint, rec.EndpointKey, rec.Activity = "", newSecret(), ""
+	if rec.BoundTo != "" {
+		rec.BoundTo, rec.Node = "", ""
+	}
 }
 
 // move changes a session's state as the table allows, and what goes with it. f changes a copy.
@@ -161,7 +164,10 @@ func (s *Service) move(ctx context.Context, key bus.Key, rev uint64, meta bus.Me
 func entered(rec *api.SessionRecord, now time.Time) {
 	rec.StateSince = now
 	if rec.State != api.StateRunning {
-		rec.Activity = ""
+		rec.Activity, rec.Background = "", 0
+	}
+	if rec.State != api.StatePausing && rec.State != api.StatePaused {
+		rec.IdlePaused = false
 	}
 	if rec.State == api.StatePaused || rec.State.Final() {
 		rec.Endpoint, rec.EndpointKey = "", ""

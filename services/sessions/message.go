@@ -12,20 +12,31 @@ import (
 const (
 	// maxMessage bounds a message's content and attachments together, as they stand in JSON.
 	maxMessage = 1 << 20
-	// pausingRetry is what a sender is told to wait while a session is being put aside.
+	// pausingRetry is what a sender is told to wait while a session is being put aside and takes longer than pausingWait.
 	pausingRetry = time.Second
+	pausingWait  = 5 * time.Second
+	// resumeWait is how long a message to a paused session waits for it to run. It is in the log before, so it is
+	// accepted in any case.
+	resumeWait = 2 * time.Second
+	// sendTimeout leaves room for the writes between the waits.
+	sendTimeout = pausingWait + resumeWait + writeTimeout
 	// scanPage and scanPages bound how much of a log one request for messages reads; what lies beyond is the next page's.
 	scanPage  = 1000
 	scanPages = 20
 )
 
-// send appends a user's message to the session's log, from which its runner takes it, now or whenever it runs. A paused session is brought back.
+// send appends a user's message to the session's log, from which its runner takes it, now or whenever it runs. A paused session is brought
+// back, and the request held until it runs, so that whoever has the answer finds it running; one that is being put aside is
+// brought back as soon as it has been.
 func (s *Service) send(ctx context.Context, req api.SendMessageRequest) (api.Accepted, error) {
 	e, p, err := s.find(ctx, api.SessionWrite, req.ID)
 	if err != nil {
 		return api.Accepted{}, err
 	}
 	if err := checkMessage(req); err != nil {
+		return api.Accepted{}, err
+	}
+	if e, err = s.putAside(ctx, e); err != nil {
 		return api.Accepted{}, err
 	}
 	if err := s.mayTell(e.State.State); err != nil {
@@ -51,12 +62,39 @@ func (s *Service) send(ctx context.Context, req api.SendMessageRequest) (api.Acc
 			return api.Accepted{}, api.Errorf(api.CodeConflict, "this idempotency key was used for another message")
 		}
 	}
+	if now, ok := s.view.Get(e.Key); ok { // it may have been put aside in between
+		e = now
+	}
 	if e.State.State == api.StatePaused {
 		if _, err := s.bringBack(ctx, e.Key, 0, p.ID); err != nil && api.CodeOf(err) != api.CodeConflict {
 			return api.Accepted{}, err // the message waits in the log; the caller may repeat it with its key
 		}
+		s.untilRuns(ctx, e.Key)
 	}
 	return api.Accepted{ID: id, Seq: seq}, nil
+}
+
+// putAside waits for a session that is being put aside to be so.
+func (s *Service) putAside(ctx context.Context, e bus.Entry[api.SessionRecord]) (bus.Entry[api.SessionRecord], error) {
+	if e.State.State != api.StatePausing {
+		return e, nil
+	}
+	wait, cancel := context.WithTimeout(ctx, pausingWait)
+	defer cancel()
+	settled, err := s.view.Wait(wait, e.Key, func(now bus.Entry[api.SessionRecord]) bool { return now.State.State != api.StatePausing })
+	if err != nil {
+		return e, s.mayTell(e.State.State)
+	}
+	return settled, nil
+}
+
+// untilRuns waits until a session that was brought back runs, or for resumeWait.
+func (s *Service) untilRuns(ctx context.Context, key bus.Key) {
+	wait, cancel := context.WithTimeout(ctx, resumeWait)
+	defer cancel()
+	_, _ = s.view.Wait(wait, key, func(now bus.Entry[api.SessionRecord]) bool { // in vain is no error: the message is accepted
+		return now.State.State == api.StateRunning || !wantsRunner(now.State.State) && now.State.State != api.StatePaused
+	})
 }
 
 func checkMessage(req api.SendMessageRequest) error {

@@ -58,6 +58,9 @@ func (s *Service) checkProfile(prefix string, p api.Profile) error {
 	bad.resources(prefix+"/resources", p.Resources)
 	bad.duration(prefix+"/ttl", p.TTL)
 	bad.duration(prefix+"/idle_timeout", p.IdleTimeout)
+	if p.IdleAction != "" && p.IdleAction != api.IdlePause && p.IdleAction != api.IdleStop {
+		bad.add(prefix+"/idle_action", "must be %q or %q", api.IdlePause, api.IdleStop)
+	}
 	known := true
 	for _, name := range p.Isolation {
 		if !slices.Contains(sandbox.Known, name) {

@@ -75,7 +75,7 @@ func urgent(rec api.SessionRecord, req api.RunnerReportRequest) bool {
 // changes reports whether a report says anything new.
 func changes(rec api.SessionRecord, req api.RunnerReportRequest) bool {
 	next := applied(rec, req, time.Time{})
-	return next.State != rec.State || next.Activity != rec.Activity || next.Endpoint != rec.Endpoint || next.Reason != rec.Reason ||
+	return next.State != rec.State || next.Activity != rec.Activity || next.Background != rec.Background || next.Endpoint != rec.Endpoint || next.Reason != rec.Reason ||
 		next.Agent.Version != rec.Agent.Version || !sameUsage(next.Usage, rec.Usage) || next.LastActiveAt.Sub(rec.LastActiveAt) >= activeEvery
 }
 
@@ -149,13 +149,14 @@ func applied(rec api.SessionRecord, req api.RunnerReportRequest, now time.Time) 
 		entered(&rec, now)
 	case req.State == api.StateRunning && mayFollow(rec.State, api.StateRunning):
 		rec.State, rec.Reason = api.StateRunning, reason
-		rec.Endpoint, rec.Activity = req.Endpoint, req.Activity
+		rec.Endpoint, rec.Activity, rec.Background = req.Endpoint, req.Activity, max(req.Background, 0)
 		if rec.StartedAt == nil {
 			rec.StartedAt = &now
 		}
 		entered(&rec, now)
 	case rec.State == api.StateRunning:
 		rec.Activity, rec.Endpoint, rec.Reason = req.Activity, req.Endpoint, reason
+		rec.Background = max(req.Background, 0)
 	case rec.State == api.StateStarting || rec.State == api.StateResuming:
 		rec.Reason = reason // how far it is
 	}

@@ -222,7 +222,7 @@ func (s *Service) register(server *rpc.Server) {
 	rpc.Handle(server, api.PauseSession, s.pause)
 	rpc.Handle(server, api.ResumeSession, s.resume)
 	rpc.Handle(server, api.InterruptSession, s.interrupt)
-	rpc.Handle(server, api.SendMessage, s.send)
+	rpc.HandleLong(server, api.SendMessage, sendTimeout, s.send)
 	rpc.Handle(server, api.ListMessages, s.messages)
 	rpc.Handle(server, api.AnswerApproval, s.answer)
 	rpc.Handle(server, api.CreateProfile, s.createProfile)

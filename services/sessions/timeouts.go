@@ -17,10 +17,12 @@ const (
 	startOverdue
 	ttlOverdue
 	idleOverdue
+	pausedLately // by the clock: perhaps while a message was on its way
 	retentionOverdue
 )
 
-// overdueAt is pure: it says what is to be done about time. Only a session whose runner says idle is ever idle.
+// overdueAt is pure: it says what is to be done about time. Only a session whose runner says idle is ever idle, and
+// one whose agent left processes running works.
 func overdueAt(cfg Config, rec *api.SessionRecord, now time.Time) overdue {
 	switch st := rec.State; {
 	case st.Final():
@@ -32,7 +34,9 @@ func overdueAt(cfg Config, rec *api.SessionRecord, now time.Time) overdue {
 		return ttlOverdue
 	case (st == api.StateStarting || st == api.StateResuming) && now.Sub(rec.StateSince) >= cfg.StartTimeout:
 		return startOverdue
-	case st == api.StateRunning && rec.Activity == api.ActivityIdle && rec.IdleTimeout > 0 &&
+	case st == api.StatePaused && rec.IdlePaused && now.Sub(rec.StateSince) < justNow+cfg.Sweep:
+		return pausedLately
+	case st == api.StateRunning && rec.Activity == api.ActivityIdle && rec.Background == 0 && rec.IdleTimeout > 0 &&
 		now.Sub(rec.LastActiveAt) >= rec.IdleTimeout.D() && now.Sub(rec.StateSince) >= rec.IdleTimeout.D():
 		return idleOverdue
 	}
@@ -81,7 +85,13 @@ func (s *Service) timeOut(ctx context.Context, e bus.Entry[api.SessionRecord]) (
 		if err != nil || heard {
 			return false, err // a message is on its way to the runner
 		}
-		return true, s.end(ctx, e, api.StatePausing, "idle", fmt.Sprintf("it was idle for %s", rec.IdleTimeout))
+		to := api.StatePausing
+		if rec.IdleAction == api.IdleStop {
+			to = api.StateStopping
+		}
+		return true, s.end(ctx, e, to, "idle", fmt.Sprintf("it was idle for %s", rec.IdleTimeout))
+	case pausedLately:
+		return false, s.bringBackHeard(ctx, e.Key)
 	case retentionOverdue:
 		if err := s.deps.Runtime.Stop(ctx, refOf(e.Key), s.cfg.StopGrace, false); err != nil {
 			return true, fmt.Errorf("remove workspace: %w", err)
@@ -98,8 +108,20 @@ func (s *Service) timeOut(ctx context.Context, e bus.Entry[api.SessionRecord]) (
 func (s *Service) end(ctx context.Context, e bus.Entry[api.SessionRecord], to api.State, verb, reason string) error {
 	_, err := s.move(ctx, e.Key, e.Rev, bus.Meta{Actor: actor, Verb: verb, Reason: reason}, func(rec *api.SessionRecord) error {
 		rec.State, rec.Reason = to, reason
+		rec.IdlePaused = to == api.StatePausing
 		return nil
 	})
+	return ignoreConflict(err)
+}
+
+// bringBackHeard resumes a session to which somebody wrote while the clock put it aside: whoever took the message, perhaps another replica,
+// still saw it running. Before, none had waited.
+func (s *Service) bringBackHeard(ctx context.Context, key bus.Key) error {
+	waits, err := s.unanswered(ctx, key)
+	if err != nil || !waits {
+		return err
+	}
+	_, err = s.bringBack(ctx, key, 0, actor)
 	return ignoreConflict(err)
 }
 
@@ -108,6 +130,11 @@ func (s *Service) heard(ctx context.Context, key bus.Key) (bool, error) {
 	if s.now().Sub(s.tracker.see(key).touched) < justNow {
 		return true, nil
 	}
+	return s.unanswered(ctx, key)
+}
+
+// unanswered is heard by the log alone.
+func (s *Service) unanswered(ctx context.Context, key bus.Key) (bool, error) {
 	left, err := s.leftOff(ctx, key)
 	if err != nil {
 		return false, fmt.Errorf("look for messages: %w", err)
