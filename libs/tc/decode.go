@@ -164,7 +164,7 @@ func fieldOf(v reflect.Value, name string) (reflect.Value, bool) {
 			}
 			continue
 		}
-		if jsonName(f) == name {
+		if n := jsonName(f); n == name && n != "-" {
 			return v.Field(i), true
 		}
 	}
@@ -176,8 +176,8 @@ func fieldNames(t reflect.Type) []string {
 	for i := range t.NumField() {
 		if f := t.Field(i); f.Anonymous {
 			names = append(names, fieldNames(f.Type)...)
-		} else {
-			names = append(names, jsonName(f))
+		} else if n := jsonName(f); n != "-" {
+			names = append(names, n)
 		}
 	}
 	return names

@@ -9,7 +9,10 @@ import (
 // Policy is what a person wants: how fast a session may send and receive, and who comes first when it is tight. YAML, JSON and Go
 // have one vocabulary: the JSON names of these fields. A struct literal is a policy; Validate says what is wrong with it.
 type Policy struct {
-	Name        string    `json:"name"`
+	Name string `json:"name"`
+	// Origin tells policies of one name apart that several writers have for one tenant; it is no part of the document. Names are
+	// shown as "origin/name".
+	Origin      string    `json:"-"`
 	Description string    `json:"description,omitempty"`
 	AppliesTo   AppliesTo `json:"applies_to,omitzero"`
 	Mode        Mode      `json:"mode,omitempty"` // empty: enforce
@@ -175,6 +178,14 @@ func (l Limits) of(d Direction) DirectionLimits {
 		return l.Upload
 	}
 	return l.Download
+}
+
+// label is the policy's name as Effective shows it.
+func (p *Policy) label() string {
+	if p.Origin != "" {
+		return p.Origin + "/" + p.Name
+	}
+	return p.Name
 }
 
 // effectiveMode is the mode with the default filled in.

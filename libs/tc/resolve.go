@@ -14,17 +14,17 @@ type Set struct {
 	zones    []*time.Location // of each one's schedule
 }
 
-// NewSet validates policies. Two of one name in one tenant are refused. The error is Problems whose pointers begin with the policy's index.
+// NewSet validates policies. Two of one name and origin in one tenant are refused. The error is Problems whose pointers begin with the policy's index.
 func NewSet(policies []Policy) (*Set, error) {
 	var problems Problems
-	type key struct{ tenant, name string }
+	type key struct{ tenant, name, origin string }
 	seen := map[key]bool{}
 	for i, p := range policies {
 		for _, problem := range p.Validate() {
 			problem.Pointer = pointer("", i) + problem.Pointer
 			problems = append(problems, problem)
 		}
-		k := key{p.AppliesTo.Tenant, p.Name}
+		k := key{p.AppliesTo.Tenant, p.Name, p.Origin}
 		if seen[k] {
 			problems = append(problems, Problem{
 				Pointer: pointer("", i) + "/name", Rule: RuleName,
@@ -51,6 +51,7 @@ func moreSpecific(a, b Policy) int {
 		cmp.Compare(b.Priority, a.Priority),
 		strings.Compare(a.Name, b.Name),
 		strings.Compare(a.AppliesTo.Tenant, b.AppliesTo.Tenant),
+		strings.Compare(a.Origin, b.Origin),
 	)
 }
 
@@ -111,7 +112,7 @@ func (set *Set) Resolve(s Session, at time.Time) Effective {
 		if !next.IsZero() && (e.Until.IsZero() || next.Before(e.Until)) {
 			e.Until = next
 		}
-		applied := AppliedPolicy{Name: p.Name, Tier: p.AppliesTo.Tier(), Mode: now.effectiveMode(), Window: window}
+		applied := AppliedPolicy{Name: p.label(), Tier: p.AppliesTo.Tier(), Mode: now.effectiveMode(), Window: window}
 		switch {
 		case !ok:
 			applied.Idle = "no window of its schedule is open"
@@ -152,10 +153,10 @@ func (e *Effective) compose(parts []Policy) {
 			continue
 		}
 		for _, d := range directions {
-			e.Direction(d).narrow(p.Link.rate(d), p.Limits.of(d), p.Name)
+			e.Direction(d).narrow(p.Link.rate(d), p.Limits.of(d), p.label())
 		}
 		if len(p.Classes) > 0 && e.ClassesFrom == "" {
-			e.Classes, e.ClassesFrom = p.Classes, p.Name
+			e.Classes, e.ClassesFrom = p.Classes, p.label()
 		}
 	}
 }
@@ -185,4 +186,21 @@ func (e *EffectiveDirection) narrow(link LinkRate, limits DirectionLimits, from 
 	least(&e.PacketsPerSecond, limits.PacketsPerSecond)
 	least(&e.Connections, limits.Connections)
 	least(&e.ConnectionsPerSecond, limits.ConnectionsPerSecond)
+}
+
+// Guaranteed is what all classes together are guaranteed in a direction, at most its ceiling: what the session asks of its node's uplink.
+func (e *Effective) Guaranteed(d Direction) BitsPerSecond {
+	if e.Mode != Enforce {
+		return 0
+	}
+	var sum BitsPerSecond
+	for _, c := range e.Classes {
+		if c.in(d) {
+			sum += c.Guarantee
+		}
+	}
+	if ceiling := e.Direction(d).Ceiling; ceiling != nil {
+		sum = min(sum, ceiling.Value)
+	}
+	return sum
 }
