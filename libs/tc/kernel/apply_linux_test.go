@@ -255,3 +255,21 @@ func TestForeign(t *testing.T) {
 		}
 	})
 }
+
+// TestListeners hears, as everybody may, what the kernel tells of changes.
+func TestListeners(t *testing.T) {
+	lab := kerneltest.NewQuietLab(t)
+	k, on := lab.Node.Open(t), lab.Session.Interface
+	heard := lab.Node.Listen(t)
+	apply(t, k, on, twoClasses(tc.Mbit))
+	if n := heard(); n == 0 {
+		t.Fatal("nothing was heard of a new tree")
+	}
+	other := lab.Node.Open(t) // knows nothing yet
+	for _, k := range []*kernel.Kernel{k, other} {
+		apply(t, k, on, twoClasses(tc.Mbit))
+		if n := heard(); n != 0 || other.Writes() != 0 {
+			t.Errorf("%d messages were heard of a plan that is in force", n)
+		}
+	}
+}
