@@ -1,6 +1,7 @@
 // Package launch is what a runtime tells a session's runner: one JSON document on the
-// runner's standard input, which is then closed. Nothing of it is in the environment,
-// in the arguments or on disk, so the agent cannot read it there.
+// runner's standard input. Nothing of it is in the environment, in the arguments or on
+// disk, so the agent cannot read it there. The runner closes its standard input when its
+// agent is up, which is news to whoever started it.
 package launch
 
 import (
@@ -29,6 +30,10 @@ type Launch struct {
 	EndpointKey string `json:"endpoint_key"`
 
 	Sandbox Sandbox `json:"sandbox"`
+
+	// Spare marks a document that is no launch yet. It says that the runner was started before there was a session for it,
+	// and of the Sandbox what its session's will have: Isolation, perhaps Cgroup. The launch follows, or the end of the input.
+	Spare bool `json:"spare,omitempty"`
 }
 
 // RepositoryPolicy bounds cloning.

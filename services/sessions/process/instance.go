@@ -22,7 +22,7 @@ type instance struct {
 	Cgroup      string `json:"cgroup,omitempty"`
 	Ended       bool   `json:"ended,omitempty"`
 
-	seen bool // it ran when this process began to watch it
+	seen bool // it ran when this process began to watch it, or was started by it
 }
 
 const instanceFile = "instance.json"

@@ -66,7 +66,7 @@ func (i *instance) wait(ctx context.Context) bool {
 	if err != nil {
 		return i.poll(ctx)
 	}
-	i.seen = !zombie(i.PID)
+	i.seen = i.seen || !zombie(i.PID)
 	stop := context.AfterFunc(ctx, func() { _ = f.SetReadDeadline(time.Now()) })
 	defer stop()
 	ended := false

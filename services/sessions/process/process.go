@@ -40,11 +40,13 @@ type Config struct {
 	UIDBase, UIDCount int
 	// Resources bound a session whose profile says nothing.
 	Resources api.Resources
+	// Spare keeps one runner started that waits for the next session, so that this one starts in half the time.
+	Spare bool
 }
 
 // DefaultConfig returns the defaults: no bound but on processes.
 func DefaultConfig() Config {
-	return Config{UIDBase: 200_000, UIDCount: 50_000, Resources: api.Resources{Processes: 4096}}
+	return Config{UIDBase: 200_000, UIDCount: 50_000, Resources: api.Resources{Processes: 4096}, Spare: true}
 }
 
 // Register adds the flags of c to fs with c's current values as defaults.
@@ -54,6 +56,7 @@ func (c *Config) Register(fs *flag.FlagSet) {
 	fs.StringVar(&c.Node, "sessions.node", c.Node, "name of this machine; empty: the host name")
 	fs.IntVar(&c.UIDBase, "sessions.uid-base", c.UIDBase, "first of the user ids that root gives to sessions")
 	fs.IntVar(&c.UIDCount, "sessions.uid-count", c.UIDCount, "number of these user ids")
+	fs.BoolVar(&c.Spare, "sessions.spare", c.Spare, "keep one runner started for the next session")
 	fs.IntVar(&c.Resources.Processes, "sessions.max-processes", c.Resources.Processes, "processes of a session whose profile says nothing; 0: no bound")
 }
 
@@ -73,6 +76,8 @@ type Runtime struct {
 	uids    map[int]string   // session by user id
 	tools   []string         // what shown returned at toolsAt
 	toolsAt time.Time
+	spare   *spare        // nil: none is there
+	taken   chan struct{} // closed when spare is taken
 }
 
 // slot is what is known of one session's runner. mu is held while it is started or stopped.
@@ -127,7 +132,12 @@ func (r *Runtime) Run(ctx context.Context) error {
 		return r.loadErr
 	}
 	close(r.loaded)
-	r.wg.Go(func() { sandbox.Probe() }) // which takes a moment, so that the first session need not wait
+	r.wg.Go(func() {
+		sandbox.Probe() // which takes a moment, so that the first session need not wait
+		if r.cfg.Spare {
+			r.keepSpare(ctx)
+		}
+	})
 	tick := time.NewTicker(logEvery)
 	defer tick.Stop()
 	for {

@@ -35,7 +35,7 @@ func TestMain(m *testing.M) {
 		case "agent":
 			os.Exit(testAgent(os.Args[2:]))
 		case "owner":
-			os.Exit(testOwner(os.Args[2]))
+			os.Exit(testOwner(os.Args[2], len(os.Args) > 3))
 		}
 	}
 	os.Exit(m.Run())
@@ -44,7 +44,13 @@ func TestMain(m *testing.M) {
 // testRunner is a runner that does what runtimetest.Env says.
 func testRunner() int {
 	var l launch.Launch
-	if err := json.NewDecoder(os.Stdin).Decode(&l); err != nil {
+	documents := json.NewDecoder(os.Stdin)
+	err := documents.Decode(&l)
+	if err == nil && l.Spare {
+		l = launch.Launch{}
+		err = documents.Decode(&l)
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "no launch:", err)
 		return 2
 	}
@@ -103,12 +109,14 @@ func testAgent(args []string) int {
 }
 
 // testOwner runs a runtime on the directory, starts the launch on its standard input and waits to be killed.
-func testOwner(dir string) int {
+func testOwner(dir string, spare bool) int {
 	var l launch.Launch
 	if err := json.NewDecoder(os.Stdin).Decode(&l); err != nil {
 		return 2
 	}
-	r := New(config(dir), slog.New(slog.NewTextHandler(os.Stderr, nil)))
+	cfg := config(dir)
+	cfg.Spare = spare
+	r := New(cfg, slog.New(slog.NewTextHandler(os.Stderr, nil)))
 	go func() { _ = r.Run(context.Background()) }()
 	if _, err := r.Start(context.Background(), l); err != nil {
 		fmt.Fprintln(os.Stderr, "start:", err)
@@ -123,6 +131,7 @@ func config(dir string) Config {
 	exe, _ := os.Executable()
 	cfg.DataDir, cfg.Runner = dir, []string{exe, "runner"}
 	cfg.SocketDir = filepath.Join(dir, "sockets")
+	cfg.Spare = false
 	return cfg
 }
 

@@ -1,6 +1,7 @@
 package process
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -25,8 +26,64 @@ const (
 	tailBytes     = 1500 // of a runner's log that go into the reason of its end
 )
 
-// child is a process of this process's own.
-type child struct{ cmd *exec.Cmd }
+// child is a runner that this process started.
+type child struct {
+	cmd     *exec.Cmd
+	stdin   *os.File // both ways: what it is told, and its end when the runner closes it
+	started string   // startedAt
+}
+
+// startRunner starts a runner that knows nothing yet and appends what it says to the file log.
+func (r *Runtime) startRunner(log string) (*child, error) {
+	argv, err := r.runner()
+	if err != nil {
+		return nil, err
+	}
+	out, err := os.OpenFile(log, os.O_CREATE|os.O_TRUNC|os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("open runner log: %w", err)
+	}
+	defer out.Close()
+	in, stdin, err := socketPair()
+	if err != nil {
+		return nil, fmt.Errorf("start runner: %w", err)
+	}
+	defer in.Close()
+	cmd := exec.Command(argv[0], argv[1:]...)
+	cmd.Dir = "/"
+	cmd.Env = []string{"PATH=" + r.path()} // and nothing of the service's own environment
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = in, out, out
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := cmd.Start(); err != nil {
+		stdin.Close()
+		return nil, fmt.Errorf("start runner: %w", err)
+	}
+	c := &child{cmd: cmd, stdin: stdin}
+	if c.started, err = startedAt(cmd.Process.Pid); err != nil {
+		stdin.Close()
+		c.kill()
+		_ = c.reap()
+		return nil, fmt.Errorf("start runner: %w", err)
+	}
+	return c, nil
+}
+
+// tell writes a document to the runner. That it is dead is no error: its watcher tells.
+func (c *child) tell(text []byte) error {
+	_ = c.stdin.SetWriteDeadline(time.Now().Add(launchTimeout))
+	_, err := c.stdin.Write(text)
+	if err != nil && !errors.Is(err, syscall.EPIPE) && !errors.Is(err, syscall.ECONNRESET) {
+		return fmt.Errorf("give runner its launch: %w", err)
+	}
+	return nil
+}
+
+// watch waits until the runner has ended, and reports false when ctx ends first.
+func (c *child) watch(ctx context.Context) bool {
+	return (&instance{PID: c.cmd.Process.Pid, Started: c.started}).wait(ctx)
+}
+
+func (c *child) kill() { _ = c.cmd.Process.Kill() }
 
 // reap collects the exit status. What is left of the runner's process group goes first, while its number cannot be another's.
 func (c *child) reap() string {
@@ -35,12 +92,31 @@ func (c *child) reap() string {
 	return "it ended with " + c.cmd.ProcessState.String()
 }
 
-// spawn starts the runner of l and gives it its launch.
+// socketPair returns two connected sockets that no child inherits by accident.
+func socketPair() (a, b *os.File, err error) {
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
+	fds, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM, 0)
+	if err != nil {
+		return nil, nil, os.NewSyscallError("socketpair", err)
+	}
+	for _, fd := range fds {
+		syscall.CloseOnExec(fd)
+	}
+	if err := syscall.SetNonblock(fds[1], true); err != nil { // for deadlines; the runner's own stays as programs expect it
+		syscall.Close(fds[0])
+		syscall.Close(fds[1])
+		return nil, nil, os.NewSyscallError("setnonblock", err)
+	}
+	return os.NewFile(uintptr(fds[0]), "stdin"), os.NewFile(uintptr(fds[1]), "stdin"), nil
+}
+
+// spawn gives l to the spare runner, or to one that it starts.
 func (r *Runtime) spawn(l launch.Launch) (*instance, *child, error) {
 	dir := r.dir(l.Session)
 	l.Dir = dir
 	i := &instance{Tenant: l.Tenant, Session: l.Session, Incarnation: l.Incarnation, seen: true}
-	if err := r.isolate(&l, i); err != nil {
+	if err := r.isolate(&l); err != nil {
 		return nil, nil, err
 	}
 	if err := r.makeSession(l.Session, l.Sandbox.UID, l.Sandbox.GID); err != nil {
@@ -49,56 +125,59 @@ func (r *Runtime) spawn(l launch.Launch) (*instance, *child, error) {
 	i.Socket = filepath.Join(r.socketDir(), l.Session+"-"+strconv.Itoa(l.Incarnation)+".sock")
 	l.Listen = "unix:" + i.Socket
 	_ = os.Remove(i.Socket) // of an attempt that came to nothing
-	text, err := json.Marshal(l)
-	if err != nil {
-		return nil, nil, fmt.Errorf("encode launch: %w", err)
-	}
-	argv, err := r.runner()
-	if err != nil {
+	var c *child
+	abandon := func(err error) (*instance, *child, error) {
+		if c != nil {
+			c.stdin.Close()
+			c.kill()
+			_ = c.reap()
+		}
+		r.cleanUp(i)
 		return nil, nil, err
 	}
-	out, err := os.OpenFile(filepath.Join(dir, runnerLog), os.O_CREATE|os.O_TRUNC|os.O_WRONLY|os.O_APPEND, 0o600)
+	cgroup := "agentyard-" + l.Session
+	s := r.takeSpare()
+	if s != nil {
+		defer close(s.used)
+		c = s.child
+		if s.cgroup != "" {
+			cgroup = s.cgroup
+		}
+	}
+	if slices.Contains(l.Sandbox.Isolation, sandbox.Cgroup) {
+		g, err := sandbox.MakeGroup(cgroup, l.Sandbox.Resources)
+		if err != nil {
+			return abandon(fmt.Errorf("make cgroup: %w", err))
+		}
+		l.Sandbox.Cgroup, i.Cgroup = g.String(), g.String()
+	}
+	text, err := json.Marshal(l)
 	if err != nil {
-		return nil, nil, fmt.Errorf("open runner log: %w", err)
+		return abandon(fmt.Errorf("encode launch: %w", err))
 	}
-	defer out.Close()
-	in, stdin, err := os.Pipe()
+	log := filepath.Join(dir, runnerLog)
+	if s != nil {
+		err = os.Rename(s.log, log)
+	} else if c, err = r.startRunner(log); err == nil {
+		defer c.stdin.Close() // nobody waits for the agent to be up
+	}
 	if err != nil {
-		return nil, nil, fmt.Errorf("start runner: %w", err)
+		return abandon(err)
 	}
-	defer stdin.Close()
-	cmd := exec.Command(argv[0], argv[1:]...)
-	cmd.Dir = "/"
-	cmd.Env = []string{"PATH=" + r.path()} // and nothing of the service's own environment
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = in, out, out
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	err = cmd.Start()
-	in.Close()
-	if err != nil {
-		r.cleanUp(i)
-		return nil, nil, fmt.Errorf("start runner: %w", err)
-	}
-	started := &child{cmd}
-	abandon := func(doing string, err error) (*instance, *child, error) {
-		stdin.Close()
-		_ = cmd.Process.Kill()
-		_ = started.reap()
-		r.cleanUp(i)
-		return nil, nil, fmt.Errorf("%s: %w", doing, err)
-	}
-	i.PID = cmd.Process.Pid
-	if i.Started, err = startedAt(i.PID); err != nil {
-		return abandon("start runner", err)
-	}
+	i.PID, i.Started = c.cmd.Process.Pid, c.started
 	if err := i.write(dir); err != nil {
-		return abandon("write instance", err)
+		return abandon(fmt.Errorf("write instance: %w", err))
+	}
+	if s != nil {
+		if err := r.forgetSpare(); err != nil {
+			return abandon(err)
+		}
 	}
 	// Not before the instance file is there: until it has its launch a runner does nothing.
-	_ = stdin.SetWriteDeadline(time.Now().Add(launchTimeout))
-	if _, err := stdin.Write(text); err != nil && !errors.Is(err, syscall.EPIPE) { // one that died is told of by its watcher
-		return abandon("give runner its launch", err)
+	if err := c.tell(text); err != nil {
+		return abandon(err)
 	}
-	return i, started, nil
+	return i, c, nil
 }
 
 func (r *Runtime) runner() ([]string, error) {
@@ -123,7 +202,7 @@ func (r *Runtime) path() string {
 }
 
 // isolate fills in the sandbox: all that the machine can do, which must be at least what the profile demands.
-func (r *Runtime) isolate(l *launch.Launch, i *instance) error {
+func (r *Runtime) isolate(l *launch.Launch) error {
 	can := sandbox.Probe()
 	if lacks := can.Lacks(l.Sandbox.Isolation); len(lacks) > 0 {
 		return api.Invalid("/profile", "the profile demands isolation that this machine cannot give: %s", strings.Join(lacks, ", "))
@@ -148,13 +227,6 @@ func (r *Runtime) isolate(l *launch.Launch, i *instance) error {
 	}
 	if slices.Contains(l.Sandbox.Isolation, sandbox.Mount) {
 		l.Sandbox.Hide, l.Sandbox.Show = r.hidden(), r.shownLately()
-	}
-	if slices.Contains(l.Sandbox.Isolation, sandbox.Cgroup) {
-		g, err := sandbox.MakeGroup("agentyard-"+l.Session, resources)
-		if err != nil {
-			return fmt.Errorf("make cgroup: %w", err)
-		}
-		l.Sandbox.Cgroup, i.Cgroup = g.String(), g.String()
 	}
 	return nil
 }

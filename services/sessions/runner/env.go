@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/url"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -77,15 +76,23 @@ func (r *runner) environment(path string) []string {
 	return out
 }
 
-// spawner runs the agent in the session's sandbox.
+// spawner runs the agent in the session's sandbox: the first in the one that was started ahead, if there is one.
 func (r *runner) spawner(path string) agent.Spawner {
-	env := r.environment(path)
+	base := r.environment(path)
 	return func(argv []string, more ...string) (*agent.Program, error) {
-		cmd, err := sandbox.Command(r.launch.Sandbox, r.workspace(), argv, append(slices.Clone(env), more...))
+		env := append(slices.Clone(base), more...)
+		if a := r.ahead.Swap(nil); a != nil {
+			p, err := a.order(r.launch.Sandbox, r.workspace(), argv, env)
+			if err == nil {
+				return p, nil
+			}
+			r.log.Warn("the sandbox that was started ahead is of no use", "op", "agent", "err", err)
+		}
+		cmd, err := sandbox.Command(r.launch.Sandbox, r.workspace(), argv, env)
 		if err != nil {
 			return nil, err
 		}
-		return &agent.Program{Cmd: cmd, Kill: func(c *exec.Cmd) error { return sandbox.Kill(c) }}, nil
+		return &agent.Program{Cmd: cmd, Kill: killSandbox}, nil
 	}
 }
 

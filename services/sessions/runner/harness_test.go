@@ -174,14 +174,26 @@ func (y *yard) session(edit func(*launch.Launch)) *session {
 // start starts the next incarnation as a process of its own.
 func (s *session) start() {
 	s.t.Helper()
+	s.begin(bytes.NewReader(s.next()))
+}
+
+// next returns the launch of the next incarnation.
+func (s *session) next() []byte {
+	s.t.Helper()
 	s.launch.Incarnation++
 	doc, err := json.Marshal(s.launch)
 	if err != nil {
 		s.t.Fatal(err)
 	}
+	return doc
+}
+
+// begin starts a runner that is told what stdin holds.
+func (s *session) begin(stdin io.Reader) {
+	s.t.Helper()
 	s.stderr = &bytes.Buffer{}
 	s.cmd = exec.Command(os.Args[0], "runner")
-	s.cmd.Stdin = bytes.NewReader(doc)
+	s.cmd.Stdin = stdin
 	s.cmd.Stderr = s.stderr
 	s.cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "SECRET_OF_THE_SERVER=1"}
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}

@@ -27,8 +27,9 @@ const (
 const DemoVerb = "demo-agent"
 
 // Main is a program that is a runner, or with the argument "demo-agent" the demo agent;
-// another program may embed it. It reads the launch from stdin and closes it. It returns
-// the exit status: 0 after a stop, 1 after a failure, 2 for a bad launch.
+// another program may embed it. It reads the launch from stdin, which it closes when the
+// agent is up. It returns the exit status: 0 after a stop, 1 after a failure, 2 for a bad
+// launch or none. What it may have started before it ends with the process.
 func Main(args []string, stdin io.ReadCloser, stderr io.Writer) int {
 	if len(args) > 0 && args[0] == DemoVerb {
 		return demo.Run()
@@ -50,7 +51,7 @@ func Main(args []string, stdin io.ReadCloser, stderr io.Writer) int {
 		log.Error("set PATH", "err", err)
 		return 1
 	}
-	l, err := readLaunch(stdin)
+	l, ahead, err := readLaunch(stdin, log)
 	if err != nil {
 		log.Error("read launch", "err", err)
 		return 2
@@ -68,7 +69,7 @@ func Main(args []string, stdin io.ReadCloser, stderr io.Writer) int {
 	if l.Agent.Kind == "" {
 		l.Agent.Kind = "demo"
 	}
-	err = Run(ctx, l, Options{Logger: log, Self: self, Path: path})
+	err = Run(ctx, l, Options{Logger: log, Self: self, Path: path, Ahead: ahead, Up: func() { _ = stdin.Close() }})
 	switch {
 	case errors.Is(err, bus.ErrSuperseded):
 		log.Warn("another runner has taken over", "session", l.Session)
@@ -80,16 +81,27 @@ func Main(args []string, stdin io.ReadCloser, stderr io.Writer) int {
 	return 0
 }
 
-func readLaunch(stdin io.ReadCloser) (launch.Launch, error) {
-	var l launch.Launch
-	err := json.NewDecoder(io.LimitReader(stdin, maxLaunch)).Decode(&l)
-	if cerr := stdin.Close(); err == nil {
-		err = cerr
+// readLaunch returns the launch and, of a spare runner, what it has started while it waited for it.
+func readLaunch(stdin io.Reader, log *slog.Logger) (l launch.Launch, ahead *Ahead, err error) {
+	documents := json.NewDecoder(io.LimitReader(stdin, maxLaunch))
+	if err := documents.Decode(&l); err != nil {
+		return l, nil, err
 	}
-	if err == nil && (l.Session == "" || l.Tenant == "" || l.Dir == "" || l.EndpointKey == "") {
-		err = errors.New("tenant, session, dir and endpoint_key are required")
+	if l.Spare {
+		if len(l.Sandbox.Isolation) > 0 {
+			if ahead, err = startAhead(l.Sandbox); err != nil {
+				log.Warn("start a sandbox ahead", "err", err) // the agent gets its own
+			}
+		}
+		l = launch.Launch{}
+		if err := documents.Decode(&l); err != nil {
+			return l, nil, err
+		}
 	}
-	return l, err
+	if l.Session == "" || l.Tenant == "" || l.Dir == "" || l.EndpointKey == "" {
+		return l, nil, errors.New("tenant, session, dir and endpoint_key are required")
+	}
+	return l, ahead, nil
 }
 
 // cutAddress splits "unix:/path" and "tcp:host:port".

@@ -37,6 +37,8 @@ type Options struct {
 	Logger *slog.Logger
 	Self   string // this program's executable, for the built-in agents
 	Path   string // of the agent's PATH; empty: a usual one
+	Ahead  *Ahead // what was started before the launch was known; Run ends it
+	Up     func() // called once, when the agent is up for the first time; nil: nobody asks
 }
 
 // errStopped says that the sessions service wants this runner no more.
@@ -56,7 +58,9 @@ type runner struct {
 	spawn    agent.Spawner
 	sink     agent.Sink
 
-	early   *earlyStart // nil when it was taken or there is none
+	ahead   atomic.Pointer[Ahead] // nil when it was taken or there is none
+	early   *earlyStart           // likewise
+	up      func()                // nil when it was called
 	budget  *budget
 	queue   *queue
 	state   *state
@@ -77,14 +81,24 @@ func starters() map[agent.Protocol]agent.Starter {
 // which it has then reported as failed.
 func Run(ctx context.Context, l launch.Launch, opts Options) error {
 	kind, ok := agent.LookupKind(l.Agent.Kind)
+	if ahead := opts.Ahead; ahead != nil && (!ok || kind.Protocol == agent.ProtocolTerminal) { // it has pipes, no terminal
+		opts.Ahead = nil
+		ahead.drop()
+	}
 	if !ok {
 		return api.Invalid("/agent/kind", "there is no kind of agent called %q", l.Agent.Kind)
 	}
 	r := &runner{
 		launch: l, kind: kind, self: opts.Self, log: opts.Logger.With("tenant", l.Tenant, "session", l.Session),
-		start: starters()[kind.Protocol], budget: newBudget(logBudget),
+		start: starters()[kind.Protocol], budget: newBudget(logBudget), up: opts.Up,
 	}
 	r.sink = sink{r}
+	r.ahead.Store(opts.Ahead)
+	defer func() {
+		if a := r.ahead.Swap(nil); a != nil {
+			a.drop()
+		}
+	}()
 	if err := r.makeDirs(); err != nil {
 		return err
 	}

@@ -117,6 +117,10 @@ func (s *supervisor) start(ctx context.Context) error {
 		now.Agent.Version = info.Version
 	})
 	r.typist.Store(&a)
+	if r.up != nil {
+		r.up()
+		r.up = nil
+	}
 	return nil
 }
 

@@ -26,25 +26,50 @@ var initCapabilities = []uintptr{unix.CAP_SYS_ADMIN, unix.CAP_SETPCAP, unix.CAP_
 // A signal to the process reaches the agent's process group. [Kill] ends all of the sandbox at once.
 // An isolation that this machine cannot give makes the sandbox end with status 125, never run without it.
 func Command(spec launch.Sandbox, dir string, argv, env []string) (*exec.Cmd, error) {
+	cfg, err := configure(spec, dir, argv, env)
+	if err != nil {
+		return nil, err
+	}
+	if err := cfg.checkUID(os.Geteuid()); err != nil {
+		return nil, err
+	}
+	return command(cfg, env)
+}
+
+// configure returns what init is told to run argv in spec.
+func configure(spec launch.Sandbox, dir string, argv, env []string) (config, error) {
 	if len(argv) == 0 {
-		return nil, errors.New("sandbox: no command")
+		return config{}, errors.New("sandbox: no command")
+	}
+	path, err := lookPath(argv[0], dir, env)
+	if err != nil {
+		return config{}, fmt.Errorf("sandbox: %w", err)
 	}
 	cfg := config{Sandbox: spec, Work: dir, Argv: slices.Clone(argv)}
-	for _, want := range spec.Isolation {
+	// The command itself stays visible even when it lies in a hidden directory.
+	cfg.Show = append(slices.Clone(spec.Show), path)
+	return cfg, nil
+}
+
+// checkUID reports a user id that init could not give the agent.
+func (c config) checkUID(euid int) error {
+	switch {
+	case !c.has(UID):
+		return nil
+	case c.UID <= 0 || c.GID <= 0:
+		return errors.New("sandbox: uid isolation needs a uid and a gid above 0")
+	case euid != 0 && c.UID != euid:
+		return fmt.Errorf("sandbox: uid %d cannot become %d", euid, c.UID)
+	}
+	return nil
+}
+
+func command(cfg config, env []string) (*exec.Cmd, error) {
+	for _, want := range cfg.Isolation {
 		if !slices.Contains(Known, want) {
 			return nil, fmt.Errorf("sandbox: unknown isolation %q", want)
 		}
 	}
-	path, err := lookPath(argv[0], dir, env)
-	if err != nil {
-		return nil, fmt.Errorf("sandbox: %w", err)
-	}
-	// The command itself stays visible even when it lies in a hidden directory.
-	cfg.Show = append(slices.Clone(spec.Show), path)
-	return command(cfg, env)
-}
-
-func command(cfg config, env []string) (*exec.Cmd, error) {
 	euid := os.Geteuid()
 	cfg.MapUID, cfg.MapGID = euid, os.Getegid()
 	attr := &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL}
@@ -68,12 +93,6 @@ func command(cfg config, env []string) (*exec.Cmd, error) {
 	}
 	if euid == 0 && attr.Cloneflags != 0 && !cfg.has(UID) {
 		return nil, errors.New("sandbox: root cannot isolate without uid isolation")
-	}
-	if cfg.has(UID) && (cfg.UID <= 0 || cfg.GID <= 0) {
-		return nil, errors.New("sandbox: uid isolation needs a uid and a gid above 0")
-	}
-	if cfg.has(UID) && euid != 0 && cfg.UID != euid {
-		return nil, fmt.Errorf("sandbox: uid %d cannot become %d", euid, cfg.UID)
 	}
 	if euid != 0 && attr.Cloneflags != 0 {
 		attr.AmbientCaps = initCapabilities

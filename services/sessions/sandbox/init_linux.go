@@ -26,7 +26,8 @@ const (
 func runInit(cfg config) int {
 	// Privileges belong to threads: this goroutine keeps the thread on which it drops them until it has forked.
 	runtime.LockOSThread()
-	if err := setup(cfg); err != nil {
+	cfg, err := setup(cfg)
+	if err != nil {
 		fmt.Fprintf(os.Stderr, "sandbox: %v\n", err)
 		return exitSetup
 	}
@@ -71,31 +72,36 @@ var parentAtStart = os.Getppid()
 
 func (config) parent() int { return parentAtStart }
 
-// setup does everything that needs privileges.
-func setup(cfg config) error {
+// setup does everything that needs privileges and returns cfg, or the orders that it waited for.
+func setup(cfg config) (config, error) {
 	if err := joinCgroup(cfg); err != nil {
-		return err
+		return cfg, err
 	}
 	if cfg.has(User) {
 		if err := mapIDs(cfg.MapUID, cfg.MapGID); err != nil {
-			return err
+			return cfg, err
 		}
 	}
 	// A keyring of its own: the caller's session keyring may hold keys.
 	_, _ = unix.KeyctlJoinSessionKeyring("agentyard")
-	if cfg.has(Mount) {
-		if err := buildView(cfg); err != nil {
-			return err
-		}
-	}
 	if !cfg.has(PID) {
 		if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
-			return fmt.Errorf("become subreaper: %w", err)
+			return cfg, fmt.Errorf("become subreaper: %w", err)
 		}
 	}
 	// When memory is short, an agent goes before the yard.
 	_ = os.WriteFile("/proc/self/oom_score_adj", []byte("500"), 0)
-	return nil
+	if cfg.Ahead {
+		orders, err := cfg.await()
+		if err != nil {
+			return cfg, err
+		}
+		cfg = orders
+	}
+	if cfg.has(Mount) {
+		return cfg, buildView(cfg)
+	}
+	return cfg, nil
 }
 
 // mapIDs gives uid and gid, which are the caller's, the same meaning inside the new user namespace.

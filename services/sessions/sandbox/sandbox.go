@@ -83,7 +83,7 @@ var probeOnce = sync.OnceValue(probe)
 // initVerb is the hidden first argument of the binary when it is a sandbox's init.
 const initVerb = "sandbox"
 
-// config is init's second argument. It holds no secrets: a process list shows it.
+// config is init's second argument, which holds no secrets: a process list shows it.
 type config struct {
 	launch.Sandbox
 	Work  string   `json:"work,omitempty"` // the agent's working directory
@@ -92,6 +92,9 @@ type config struct {
 	// MapUID and MapGID are the caller's ids, which mean the same inside the user namespace.
 	MapUID int `json:"map_uid,omitempty"`
 	MapGID int `json:"map_gid,omitempty"`
+	// Ahead has init wait for its orders: another config, which is not seen anywhere and holds the agent's environment.
+	Ahead bool     `json:"ahead,omitempty"`
+	Env   []string `json:"env,omitempty"`
 }
 
 func (c config) has(isolation string) bool { return slices.Contains(c.Isolation, isolation) }
@@ -108,7 +111,7 @@ func MaybeInit() {
 // after saying why on standard error.
 func Main(args []string) int {
 	var cfg config
-	if len(args) != 1 || json.Unmarshal([]byte(args[0]), &cfg) != nil || (len(cfg.Argv) == 0 && cfg.Probe == "") {
+	if len(args) != 1 || json.Unmarshal([]byte(args[0]), &cfg) != nil || (len(cfg.Argv) == 0 && cfg.Probe == "" && !cfg.Ahead) {
 		fmt.Fprintln(os.Stderr, "sandbox: this command is started by agentyard itself")
 		return 2
 	}

@@ -106,10 +106,28 @@ func session(t *testing.T, dir string) launch.Sandbox {
 
 func start(t *testing.T, spec launch.Sandbox, argv ...string) (*exec.Cmd, *bufio.Scanner) {
 	t.Helper()
-	cmd, err := Command(spec, filepath.Join(spec.Dir, "workspace"), argv, []string{"PATH=/usr/bin:/bin", "ONLY=this"})
+	work, env := filepath.Join(spec.Dir, "workspace"), []string{"PATH=/usr/bin:/bin", "ONLY=this"}
+	if startAhead {
+		a, err := Prepare(spec)
+		if err != nil {
+			t.Fatal(err)
+		}
+		lines := begin(t, a.Cmd)
+		if err := a.Order(spec, work, argv, env); err != nil {
+			t.Fatal(err)
+		}
+		return a.Cmd, lines
+	}
+	cmd, err := Command(spec, work, argv, env)
 	if err != nil {
 		t.Fatal(err)
 	}
+	return cmd, begin(t, cmd)
+}
+
+// begin starts cmd and returns its output.
+func begin(t *testing.T, cmd *exec.Cmd) *bufio.Scanner {
+	t.Helper()
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -121,7 +139,7 @@ func start(t *testing.T, spec launch.Sandbox, argv ...string) (*exec.Cmd, *bufio
 	t.Cleanup(func() { _ = Kill(cmd) })
 	timer := time.AfterFunc(patience, func() { _ = Kill(cmd) })
 	t.Cleanup(func() { timer.Stop() })
-	return cmd, bufio.NewScanner(out)
+	return bufio.NewScanner(out)
 }
 
 // run runs the test binary as an agent and returns its output.
@@ -146,6 +164,14 @@ func self(t *testing.T, argv ...string) []string {
 }
 
 func TestEscape(t *testing.T) {
+	escape(t)
+	t.Run("started ahead", func(t *testing.T) {
+		ahead(t)
+		escape(t)
+	})
+}
+
+func escape(t *testing.T) {
 	t.Setenv("RUNNER_SECRET", secret)
 	dir := openDir(t)
 	spec := session(t, dir)
@@ -240,6 +266,14 @@ func cmpOr(a, b int) int {
 }
 
 func TestEnd(t *testing.T) {
+	end(t)
+	t.Run("started ahead", func(t *testing.T) {
+		ahead(t)
+		end(t)
+	})
+}
+
+func end(t *testing.T) {
 	base := func(t *testing.T) map[string]launch.Sandbox {
 		full := session(t, openDir(t))
 		plain := full
@@ -288,6 +322,9 @@ func TestEnd(t *testing.T) {
 // runnerMain is a process that starts a sandbox and waits, to be killed. Like the real runner it cannot be dumped.
 func runnerMain(dir string, args []string) int {
 	_ = unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
+	if args[0] == "prepare" {
+		return prepareMain(args[1])
+	}
 	spec := launch.Sandbox{Dir: dir}
 	if args[0] != "" {
 		spec.Isolation = strings.Split(args[0], ",")

@@ -67,13 +67,16 @@ type Sink interface {
 
 // Spawner builds the command that runs argv as the agent, isolated as its session
 // demands, in the workspace, with the session's environment and env added. The program
-// is not started and its streams are free.
+// is not started and its streams are free, unless it was started ahead, which only
+// [StartChild] knows what to do with.
 type Spawner func(argv []string, env ...string) (*Program, error)
 
 // Program is a command and what ends it with everything that it started.
 type Program struct {
 	*exec.Cmd
 	Kill func(*exec.Cmd) error // nil: its process group
+
+	child *Child // of one that was started ahead
 }
 
 // Config is what an adapter starts an agent from.

@@ -30,8 +30,12 @@ type Child struct {
 	err     error // after done
 }
 
-// StartChild starts p in a process group of its own, with pipes.
+// StartChild starts p in a process group of its own, with pipes. One that was started
+// ahead it returns.
 func StartChild(p *Program) (*Child, error) {
+	if p.child != nil {
+		return p.child, nil
+	}
 	c, cmd := &Child{program: p, done: make(chan struct{})}, p.Cmd
 	c.stderr.limit = stderrTail
 	cmd.Stderr = &c.stderr
@@ -63,6 +67,11 @@ func StartChild(p *Program) (*Child, error) {
 		close(c.done)
 	}()
 	return c, nil
+}
+
+// Program returns the program as one that was started ahead.
+func (c *Child) Program() *Program {
+	return &Program{Cmd: c.program.Cmd, Kill: c.program.Kill, child: c}
 }
 
 // Done is closed when the process is gone.
