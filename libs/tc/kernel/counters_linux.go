@@ -72,6 +72,12 @@ func (k *Kernel) saw(device int, w *world) {
 	k.seen[device] = at
 }
 
+func (k *Kernel) forget(device int) {
+	k.seenMu.Lock()
+	defer k.seenMu.Unlock()
+	delete(k.seen, device)
+}
+
 func countPeer(at Interface) ([]ClassCounters, error) {
 	s, err := dial(at.Namespace, 0)
 	if err != nil {

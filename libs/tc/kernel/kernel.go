@@ -80,3 +80,10 @@ type ClassCounters struct {
 	// Lent and Borrowed count packets that were sent within the class's own rate, and with what others left.
 	Lent, Borrowed uint64
 }
+
+// Change is something that somebody else changed.
+type Change struct {
+	Device int  // 0: some changes were lost, anything may have changed
+	Gone   bool // the device itself was deleted
+	New    bool // the device itself was made
+}

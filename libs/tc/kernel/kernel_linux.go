@@ -10,6 +10,8 @@ import (
 
 // Kernel is the traffic control of one network namespace. Its methods may be called at the same time; they take turns.
 type Kernel struct {
+	path string // of the network namespace; "" is the process's own
+
 	mu       sync.Mutex
 	socket   *socket
 	watch    *socket // hears of all changes
@@ -30,7 +32,7 @@ func Open(path string) (*Kernel, error) {
 	if err != nil {
 		return nil, err
 	}
-	k := &Kernel{programs: newPrograms(), caps: caps, seen: map[int]upload{}}
+	k := &Kernel{path: path, programs: newPrograms(), caps: caps, seen: map[int]upload{}}
 	for _, s := range []struct {
 		to     **socket
 		groups uint32

@@ -16,8 +16,9 @@ type link struct {
 	qdisc   string // the kind of its root
 	up      bool
 	group   uint32
-	peer    int  // IFLA_LINK: of a veth, the other side's index
-	foreign bool // the peer is in another network namespace
+	peer    int   // IFLA_LINK: of a veth, the other side's index
+	foreign bool  // the peer is in another network namespace
+	peerNS  int32 // which one, in the numbers of l's own
 }
 
 // ifbGroup is the group of our IFB devices, by which they are known (ip link show group 24953), besides their name.
@@ -79,7 +80,7 @@ func decodeLink(body []byte) (link, error) {
 		case unix.IFLA_LINK:
 			l.peer = int(int32(attrUint32(v)))
 		case unix.IFLA_LINK_NETNSID:
-			l.foreign = true
+			l.foreign, l.peerNS = true, int32(attrUint32(v))
 		case unix.IFLA_GROUP:
 			l.group = attrUint32(v)
 		case unix.IFLA_LINKINFO:
@@ -115,4 +116,24 @@ func linkUp(index int) message {
 
 func linkDel(index int) message {
 	return linkMessage(unix.RTM_DELLINK, 0, index, 0, 0).end()
+}
+
+// namespaceNumber is what a network namespace calls another, by a file of that other; -1: nothing yet.
+func namespaceNumber(s *socket, path string) (int32, error) {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return 0, fmt.Errorf("open network namespace %s: %w", path, err)
+	}
+	defer func() { _ = unix.Close(fd) }()
+	const numberOf, byFile = 1, 3 // NETNSA_NSID, NETNSA_FD
+	got, ok, err := s.get(newMessage(unix.RTM_GETNSID, 0, unix.AF_UNSPEC).uint32(byFile, uint32(fd)).end())
+	if err != nil || !ok || len(got.body) < 4 {
+		return -1, err
+	}
+	for kind, v := range attrs(got.body[4:]) {
+		if kind == numberOf {
+			return int32(attrUint32(v)), nil
+		}
+	}
+	return -1, nil
 }
