@@ -57,6 +57,13 @@ func roleKeys(accountSeed string, generation int) (map[string]nkeys.KeyPair, err
 		}
 		keys[role] = key
 	}
+	seed, err := keys[sessionRole].Seed()
+	if err != nil {
+		return nil, err
+	}
+	if keys[podRole], err = roleKey(string(seed), podRole); err != nil {
+		return nil, fmt.Errorf("signing key of %s: %w", podRole, err)
+	}
 	return keys, nil
 }
 

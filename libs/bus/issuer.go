@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/nats-io/jwt/v2"
 	"github.com/nats-io/nkeys"
@@ -70,6 +71,27 @@ func (i *SessionIssuer) Credentials(tenant, session string) ([]byte, error) {
 	creds, err := mint(i.key, i.accountID, session, tenantTag+tenant)
 	if err != nil {
 		return nil, fmt.Errorf("mint session credentials: %w", err)
+	}
+	return creds, nil
+}
+
+// PodCredentials mints the credentials of a pod that has no session yet, good for so long: with them it may ask, as the session of
+// that id of api.PodTenant, to be bound (api.RunnerBind), and nothing else. pod has the form of a session's id. It fails with invalid.
+func (i *SessionIssuer) PodCredentials(pod string, life time.Duration) ([]byte, error) {
+	if !api.ValidID(api.KindSession, pod) {
+		return nil, api.Invalid("/pod", "is not of the form of a session id")
+	}
+	seed, err := i.key.Seed()
+	if err != nil {
+		return nil, fmt.Errorf("mint pod credentials: %w", err)
+	}
+	key, err := roleKey(string(seed), podRole)
+	if err != nil {
+		return nil, fmt.Errorf("mint pod credentials: %w", err)
+	}
+	creds, err := mintFor(life, key, i.accountID, pod, tenantTag+api.PodTenant)
+	if err != nil {
+		return nil, fmt.Errorf("mint pod credentials: %w", err)
 	}
 	return creds, nil
 }

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"github.com/nats-io/jwt/v2"
 	"github.com/nats-io/nats-server/v2/server"
@@ -36,6 +37,7 @@ import (
 //   - session <tenant>/<id>: publish yard.v1.runner.<tenant>.<id>.* (requests) and
 //     yard.v1.log.<tenant>.<id>.agent, subscribe yard.v1.live.log.<tenant>.<id>.user and its own
 //     inbox _INBOX_<id>.>; nothing else, no JetStream API.
+//   - pod <id>: publish yard.v1.runner.pods.<id>.bind, subscribe _INBOX_<id>.>.
 //
 // Each service uses an inbox prefix of its own (_INBOX.<service>.>), so that nobody reads
 // another's replies, and may publish to a reply subject only in answer to a request.
@@ -54,6 +56,10 @@ type Keyring struct {
 
 // sessionRole is the role of every session.
 const sessionRole = "session"
+
+// podRole is the role of a pod that has no session yet. Its signing key is derived from the sessions', so that whoever mints
+// sessions' credentials needs no other secret for it.
+const podRole = "pod"
 
 // Services are the service names whose credentials a Keyring mints.
 var Services = []string{"gateway", "auth", "sessions", "scheduler", "tcagent"}
@@ -208,6 +214,11 @@ func (k *Keyring) ServiceCredentials(service string) ([]byte, error) {
 
 // mint makes a fresh user of the role whose signing key is given.
 func mint(signer nkeys.KeyPair, accountID, name string, tags ...string) ([]byte, error) {
+	return mintFor(0, signer, accountID, name, tags...)
+}
+
+// mintFor is mint for a user whose credential is good for so long only; zero: for ever.
+func mintFor(life time.Duration, signer nkeys.KeyPair, accountID, name string, tags ...string) ([]byte, error) {
 	user, err := nkeys.CreateUser()
 	if err != nil {
 		return nil, err
@@ -216,7 +227,7 @@ func mint(signer nkeys.KeyPair, accountID, name string, tags ...string) ([]byte,
 	if err != nil {
 		return nil, err
 	}
-	token, err := jwt.IssueUserJWT(signer, accountID, id, name, 0, tags...)
+	token, err := jwt.IssueUserJWT(signer, accountID, id, name, life, tags...)
 	if err != nil {
 		return nil, err
 	}

@@ -26,13 +26,13 @@ const (
 var ownedNouns = map[string][]string{
 	"gateway":   {"idempotency", "tickets"},
 	"auth":      {"tenants", "users", "keys", "audit", "jwks", "revoked", "signers", "lastused"},
-	"sessions":  {"sessions", "profiles"},
+	"sessions":  {"sessions", "profiles", "secrets", "credentials"},
 	"scheduler": {"tasks", "schedules", "queues"},
 	"tcagent":   {"policies", api.NounPlans, api.NounNodes},
 }
 
 // privateNouns are read by their owner only, not even by the gateway.
-var privateNouns = []string{"signers"}
+var privateNouns = []string{"signers", "secrets", "credentials"}
 
 // readNouns are the ledgers that a service reads and another owns. What verifies access tokens
 // needs jwks and revoked; quotas need tenants and users.
@@ -58,6 +58,12 @@ var peerOps = map[string][]string{
 const (
 	sessionMaxSubs    = 16
 	sessionMaxPayload = 2 << 20 // an event carries at most 1 MiB of content, escaped
+)
+
+// Limits of a pod that has no session yet: it asks one thing.
+const (
+	podMaxSubs    = 2
+	podMaxPayload = 4 << 10
 )
 
 // A service answers a request within this time or not at all (the longest operation waits
@@ -157,7 +163,7 @@ func servicePermissions(service string) jwt.Permissions {
 		g.get(logStream)
 		g.own(blobStream)
 		g.read(blobStream)
-		g.pub = append(g.pub, blobPrefix+"*.*.*")
+		g.pub = append(g.pub, blobPrefix+"*.*.*", api.OpPrefix+api.RecordDenial.Service+"."+api.RecordDenial.Verb)
 	case "tcagent": // node agents follow their own node's plans
 		g.sub = append(g.sub, api.LivePlansPrefix+">")
 	case "sessions":
@@ -182,6 +188,13 @@ func roleScope(role, signingKey string) *jwt.UserScope {
 	s.Key = signingKey
 	s.Role = role
 	s.Template.AllowedConnectionTypes.Add(jwt.ConnectionTypeStandard, jwt.ConnectionTypeInProcess)
+	if role == podRole {
+		s.Template.Pub.Allow.Add(api.RunnerPrefix + api.PodTenant + ".{{name()}}." + api.RunnerBind.Verb)
+		s.Template.Sub.Allow.Add("_INBOX_{{name()}}.>")
+		s.Template.Subs = podMaxSubs
+		s.Template.Payload = podMaxPayload
+		return s
+	}
 	if role != sessionRole {
 		s.Template.Permissions = servicePermissions(role)
 		return s

@@ -2,6 +2,7 @@ package sessions
 
 import (
 	"context"
+	"reflect"
 	"slices"
 	"strings"
 
@@ -56,6 +57,10 @@ func (s *Service) checkProfile(prefix string, p api.Profile) error {
 	bad.agent(prefix+"/agent", p.Agent, s.deps.Kind)
 	bad.env(prefix+"/env", p.Env)
 	bad.resources(prefix+"/resources", p.Resources)
+	bad.pod(prefix, p.Image, p.Pod)
+	if !s.deps.Info.Pods && (p.Image != "" || !reflect.DeepEqual(p.Pod, api.Pod{})) {
+		bad.add(prefix+"/image", "the %s runtime makes no pods: leave out image and pod", s.deps.Info.Name)
+	}
 	bad.duration(prefix+"/ttl", p.TTL)
 	bad.duration(prefix+"/idle_timeout", p.IdleTimeout)
 	if p.IdleAction != "" && p.IdleAction != api.IdlePause && p.IdleAction != api.IdleStop {

@@ -8,7 +8,6 @@ import (
 
 	"agentyard.dev/libs/api"
 	"agentyard.dev/libs/bus"
-	"agentyard.dev/services/sessions/launch"
 )
 
 const (
@@ -147,7 +146,7 @@ func (s *Service) step(ctx context.Context, e bus.Entry[api.SessionRecord]) erro
 		if err := s.deps.Runtime.Stop(ctx, refOf(e.Key), s.cfg.StopGrace, true); err != nil {
 			return fmt.Errorf("stop runner: %w", err)
 		}
-		return s.settle(ctx, e, api.StatePaused, "paused")
+		return s.settle(ctx, e, api.StatePaused, "paused") // which, if the clock paused it, brings the next step at once
 	case st == api.StateStopping:
 		if err := s.deps.Runtime.Stop(ctx, refOf(e.Key), s.cfg.StopGrace, false); err != nil {
 			return fmt.Errorf("stop runner: %w", err)
@@ -195,22 +194,13 @@ func (s *Service) keepRunning(ctx context.Context, e bus.Entry[api.SessionRecord
 
 // start has the runtime start the current incarnation.
 func (s *Service) start(ctx context.Context, e bus.Entry[api.SessionRecord]) error {
-	rec := e.State
-	credentials, err := s.deps.Issuer.Credentials(e.Key.Tenant, e.Key.ID)
+	l, err := s.launchOf(e)
 	if err != nil {
-		return fmt.Errorf("mint credentials: %w", err)
+		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, startCallTimeout)
 	defer cancel()
-	i, err := s.deps.Runtime.Start(ctx, launch.Launch{
-		Tenant: e.Key.Tenant, Session: e.Key.ID, Incarnation: rec.Incarnation,
-		BusURL: s.deps.BusURL, Credentials: credentials,
-		Agent: api.Agent{Kind: rec.Agent.Kind, Command: rec.Agent.Command, Args: rec.Agent.Args}, Env: rec.Env,
-		Repository:       rec.Repository,
-		RepositoryPolicy: launch.RepositoryPolicy{AllowPrivate: s.cfg.AllowPrivateRepositories},
-		EndpointKey:      rec.EndpointKey,
-		Sandbox:          launch.Sandbox{Isolation: rec.Demand, Resources: rec.Resources},
-	})
+	i, err := s.deps.Runtime.Start(ctx, l)
 	switch api.CodeOf(err) {
 	case api.CodeConflict: // this incarnation ended before
 		return s.restart(ctx, e, unwatched, true)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"agentyard.dev/libs/api"
 	"agentyard.dev/services/sessions/launch"
 )
 
@@ -28,6 +29,21 @@ type Runtime interface {
 // without keep removes it. A session is named once, however much is kept of it.
 type Keeper interface {
 	Kept(ctx context.Context) ([]Ref, error)
+}
+
+// LateBinder is a Runtime whose runners have no launch when they begin, but ask for it ([api.RunnerBind]). Any replica may be asked. Start makes
+// the place for a runner; the launch that it is given matters only for what it says about that place.
+type LateBinder interface {
+	// Identify returns whose runner asks: which has proven to be id, and says what req says.
+	Identify(ctx context.Context, id string, req api.RunnerBindRequest) (Placed, error)
+	// Place fills in where such a runner works.
+	Place(l *launch.Launch)
+}
+
+// Placed is an instance and the node that it is on.
+type Placed struct {
+	Instance
+	Node string
 }
 
 // Ref names a session.
@@ -57,6 +73,10 @@ type RuntimeInfo struct {
 	// Shared says that every replica of the service has this same runtime, so that one of them reconciles for all. A runtime
 	// that is not shared is its own process's, and so is reconciling.
 	Shared bool
+	// Pods says that it takes a profile's image and pod.
+	Pods bool
+	// Holdup, if set, says what keeps a session's runner from running, for a person; "" when nothing is known to.
+	Holdup func(ctx context.Context, s Ref) string
 	// Isolation is what separates an agent from the machine: Session.Isolation. It may take a moment the first time.
 	Isolation func() []string
 	// Lacks returns what of a profile's Isolation the runtime cannot give.

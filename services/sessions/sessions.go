@@ -233,6 +233,7 @@ func (s *Service) register(server *rpc.Server) {
 	rpc.Handle(server, api.RunnerReport, s.report)
 	rpc.Handle(server, api.RunnerInbox, s.inbox)
 	rpc.Handle(server, api.RunnerResume, s.position)
+	rpc.Handle(server, api.RunnerBind, s.bind)
 }
 
 // public returns the part of an entry that leaves the service.

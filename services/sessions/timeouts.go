@@ -76,6 +76,11 @@ func (s *Service) timeOut(ctx context.Context, e bus.Entry[api.SessionRecord]) (
 		if rec.Reason != "" {
 			reason += ": " + rec.Reason
 		}
+		if s.deps.Info.Holdup != nil {
+			if why := s.deps.Info.Holdup(ctx, refOf(e.Key)); why != "" {
+				reason += ": " + why
+			}
+		}
 		return true, s.fail(ctx, e, reason)
 	case ttlOverdue:
 		reason := fmt.Sprintf("its ttl of %s has passed", rec.TTL)

@@ -28,6 +28,10 @@ type Launch struct {
 	// Listen is the runner's HTTP endpoint, "unix:/path" or "tcp:host:port"; EndpointKey is what it demands.
 	Listen      string `json:"listen"`
 	EndpointKey string `json:"endpoint_key"`
+	// Endpoint is how others reach Listen; empty: as it listens.
+	Endpoint string `json:"endpoint,omitempty"`
+
+	Pod Pod `json:"pod,omitzero"`
 
 	Sandbox Sandbox `json:"sandbox"`
 

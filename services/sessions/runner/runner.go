@@ -108,6 +108,9 @@ func Run(ctx context.Context, l launch.Launch, opts Options) error {
 		return err
 	}
 	defer listener.Close()
+	if l.Endpoint != "" {
+		endpoint = l.Endpoint
+	}
 	if r.early = r.startEarly(ctx); r.early != nil {
 		defer r.early.drop()
 	}

@@ -1,5 +1,5 @@
 // Command sessions is the sessions service as a process of its own. As the hidden commands "runner" and "sandbox" it is also
-// what its process runtime starts.
+// what its process runtime starts; pods have cmd/runner.
 package main
 
 import (
@@ -8,7 +8,6 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"path/filepath"
 
 	"agentyard.dev/libs/bus"
 	"agentyard.dev/libs/daemon"
@@ -17,7 +16,6 @@ import (
 	"agentyard.dev/libs/trust"
 	"agentyard.dev/services/sessions"
 	"agentyard.dev/services/sessions/demo"
-	"agentyard.dev/services/sessions/process"
 	"agentyard.dev/services/sessions/runner"
 	"agentyard.dev/services/sessions/runner/agent"
 	"agentyard.dev/services/sessions/runner/repo"
@@ -50,27 +48,21 @@ func main() {
 //
 //	│   ▲ └ follows JWKS REVOKED USERS TENANTS
 //	│   └──ops── runners
-//	└──▶ runtime: process
+//	└──▶ runtime: process or kube
 func run(ctx context.Context, args []string, getenv func(string) string) error {
-	cfg, local, group := sessions.DefaultConfig(), process.DefaultConfig(), daemon.DefaultConfig()
+	cfg, group := sessions.DefaultConfig(), daemon.DefaultConfig()
 	var client bus.ClientFlags
-	var runnerURL, issuerFile, kind string
+	var where runtimes
+	var runnerURL, issuerFile string
 	fs := flag.NewFlagSet("sessions", flag.ContinueOnError)
 	cfg.Register(fs)
-	local.Register(fs)
+	where.register(fs)
 	group.Register(fs)
 	client.Register(fs)
 	fs.StringVar(&runnerURL, "sessions.bus-url", "", "address of the bus for runners; empty: -bus.url")
 	fs.StringVar(&issuerFile, "sessions.issuer-file", "", "`file` with the key that signs sessions' credentials for the bus")
-	fs.StringVar(&kind, "sessions.runtime", process.Name, "where sessions run: process")
 	if err := daemon.ParseFlags(fs, args, getenv); err != nil {
 		return err
-	}
-	if kind != process.Name {
-		return fmt.Errorf("-sessions.runtime: there is no runtime %q; choose process", kind)
-	}
-	if local.DataDir == "" {
-		return errors.New("-sessions.data-dir is not set")
 	}
 	issuerText, err := read("sessions.issuer-file", issuerFile)
 	if err != nil {
@@ -92,16 +84,12 @@ func run(ctx context.Context, args []string, getenv func(string) string) error {
 	if err != nil {
 		return err
 	}
-	for _, secret := range []string{client.CredentialsFile, issuerFile} { // agents may have the service's own user id
-		abs, err := filepath.Abs(secret)
-		if err != nil {
-			return fmt.Errorf("hide %s from agents: %w", secret, err)
-		}
-		local.Hide = append(local.Hide, abs)
+	runtime, err := where.open(runnerURL, issuer, []string{client.CredentialsFile, issuerFile}, d.Logger)
+	if err != nil {
+		return err
 	}
 	keys := trust.New(conn, d.Logger)
 	denials := trust.NewDenials(rpc.NewClient(conn, rpc.ClientConfig{Name: "sessions", Metrics: d.Metrics}), d.Logger)
-	runtime := process.New(local, d.Logger)
 	service := sessions.New(cfg, sessions.Deps{
 		Conn: conn, Auth: token.NewVerifier(keys, keys, nil), Issuer: issuer, BusURL: runnerURL,
 		Runtime: runtime, Info: runtime.Info(),

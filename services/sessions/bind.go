@@ -1,0 +1,70 @@
+package sessions
+
+import (
+	"context"
+	"encoding/json"
+
+	"agentyard.dev/libs/api"
+	"agentyard.dev/libs/bus"
+	"agentyard.dev/services/sessions/launch"
+)
+
+// bind tells a pod its launch, once. That it is told is written down before, with the pod's UID: whoever asks again with the same
+// credential, another pod or another replica, learns nothing. If the answer is lost, so is the pod, and the next incarnation follows.
+func (s *Service) bind(ctx context.Context, req api.RunnerBindRequest) (api.RunnerBindResponse, error) {
+	var none api.RunnerBindResponse
+	binder, ok := s.deps.Runtime.(LateBinder)
+	p, _ := api.PrincipalFrom(ctx)
+	if !ok || p.Tenant != api.PodTenant || req.UID == "" {
+		return none, api.Errorf(api.CodeDenied, "only a pod asks to be bound")
+	}
+	at, err := binder.Identify(ctx, p.ID, req)
+	if err != nil {
+		return none, err
+	}
+	key := bus.Key{Tenant: at.Tenant, ID: at.Session}
+	meta := bus.Meta{Actor: actor, Verb: "bind", Reason: "pod " + req.Pod}
+	e, err := s.sessions.Update(ctx, key, meta, func(rec api.SessionRecord) (api.SessionRecord, error) {
+		switch {
+		case rec.Incarnation != at.Incarnation || !wantsRunner(rec.State):
+			return rec, api.Errorf(api.CodeConflict, "this pod is wanted no more")
+		case rec.BoundTo != "":
+			return rec, api.Errorf(api.CodeConflict, "the launch was told before")
+		}
+		rec.BoundTo, rec.Node = req.UID, at.Node
+		return rec, nil
+	})
+	if err != nil {
+		return none, err
+	}
+	l, err := s.launchOf(e)
+	if err != nil {
+		return none, err
+	}
+	binder.Place(&l)
+	text, err := json.Marshal(l)
+	if err != nil {
+		return none, api.Errorf(api.CodeInternal, "encode launch: %w", err)
+	}
+	s.log.Info("bound", "tenant", key.Tenant, "session", key.ID, "node", at.Node, "incarnation", at.Incarnation)
+	return api.RunnerBindResponse{Launch: text}, nil
+}
+
+// launchOf returns what the current incarnation's runner is told, but for where it works.
+func (s *Service) launchOf(e bus.Entry[api.SessionRecord]) (launch.Launch, error) {
+	rec := e.State
+	credentials, err := s.deps.Issuer.Credentials(e.Key.Tenant, e.Key.ID)
+	if err != nil {
+		return launch.Launch{}, api.Errorf(api.CodeInternal, "mint credentials: %w", err)
+	}
+	return launch.Launch{
+		Tenant: e.Key.Tenant, Session: e.Key.ID, Incarnation: rec.Incarnation,
+		BusURL: s.deps.BusURL, Credentials: credentials,
+		Agent: api.Agent{Kind: rec.Agent.Kind, Command: rec.Agent.Command, Args: rec.Agent.Args}, Env: rec.Env,
+		Repository:       rec.Repository,
+		RepositoryPolicy: launch.RepositoryPolicy{AllowPrivate: s.cfg.AllowPrivateRepositories},
+		EndpointKey:      rec.EndpointKey,
+		Sandbox:          launch.Sandbox{Isolation: rec.Demand, Resources: rec.Resources},
+		Pod:              launch.Pod{Profile: rec.Profile, Image: rec.Image, Pod: rec.Pod, SessionLabels: rec.Labels},
+	}, nil
+}
