@@ -27,12 +27,12 @@ var ownedNouns = map[string][]string{
 	"gateway":   {"idempotency", "tickets"},
 	"auth":      {"tenants", "users", "keys", "audit", "jwks", "revoked", "signers", "lastused"},
 	"sessions":  {"sessions", "profiles", "secrets", "credentials"},
-	"scheduler": {"tasks", "schedules", "queues"},
+	"scheduler": {"tasks", "schedules", "queues", "webhooks", "deliveries", "noticed"},
 	"tcagent":   {"policies", api.NounPlans, api.NounNodes},
 }
 
 // privateNouns are read by their owner only, not even by the gateway.
-var privateNouns = []string{"signers", "secrets", "credentials"}
+var privateNouns = []string{"signers", "secrets", "credentials", "webhooks", "noticed"}
 
 // readNouns are the ledgers that a service reads and another owns. What verifies access tokens
 // needs jwks and revoked; quotas need tenants and users.
