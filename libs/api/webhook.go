@@ -43,7 +43,7 @@ const (
 	DeliveryFailed    DeliveryState = "failed"    // given up; final, unless it is asked for again
 )
 
-// Delivery is one event on its way to one webhook. It is kept for seven days.
+// Delivery is one event on its way to one webhook. It is kept for two days.
 type Delivery struct {
 	ID        string        `json:"id"`
 	Tenant    string        `json:"tenant"`
@@ -77,6 +77,8 @@ type Notice struct {
 type WebhookRecord struct {
 	Webhook
 	Keys []string `json:"keys"` // beside Secrets
+	// All says that its owner may read all tasks of the tenant, so that Events are those of all.
+	All bool `json:"all,omitempty"`
 }
 
 // DeliveryRecord is a delivery as the DELIVERIES ledger keeps it.
