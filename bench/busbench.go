@@ -79,7 +79,7 @@ func benchLedger(ctx context.Context, r *report) error {
 	ctx, cancel := context.WithCancel(ctx)
 	ended := make(chan error, 1)
 	go func() { ended <- view.Run(ctx) }()
-	defer func() { cancel(); <-ended }()
+	defer func() { cancel(); _ = <-ended }()
 	<-view.Ready()
 	state := api.SessionRecord{Session: api.Session{Title: "a session like any other", State: api.StateRunning, Owner: "u1"}}
 	keys := make([]bus.Key, busWorkers)
@@ -196,7 +196,7 @@ func appendAll(ctx context.Context, log *bus.Log, runner *bus.Conn, session stri
 	}
 	v := logEvents / time.Since(start).Seconds()
 	cancel()
-	<-ended
+	_ = <-ended
 	if _, err := log.Last(context.WithoutCancel(ctx), "default", session, api.WriterAgent); err != nil {
 		return 0, err
 	}

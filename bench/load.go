@@ -64,7 +64,7 @@ func (t target) load(ctx context.Context, c int, d time.Duration) (result, error
 }
 
 func (t target) loop(ctx context.Context) ([]time.Duration, error) {
-	conn, err := net.Dial(t.network, t.addr)
+	conn, err := new(net.Dialer).DialContext(ctx, t.network, t.addr)
 	if err != nil {
 		return nil, err
 	}
@@ -76,7 +76,7 @@ func (t target) loop(ctx context.Context) ([]time.Duration, error) {
 		if _, err := conn.Write(t.request); err != nil {
 			return ls, err
 		}
-		resp, err := http.ReadResponse(r, nil)
+		resp, err := http.ReadResponse(r, nil) //nolint:bodyclose // it is read to its end, and the connection goes on
 		if err != nil {
 			return ls, err
 		}

@@ -101,7 +101,7 @@ func startNginx(ctx context.Context, socket, key string) (addr string, stop func
 	if err != nil {
 		return "", nil, err
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
 	if err != nil {
 		return "", nil, err
 	}
@@ -132,7 +132,7 @@ http {
 		_ = os.RemoveAll(dir)
 	}
 	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
-		if c, err := net.Dial("tcp", addr); err == nil {
+		if c, err := new(net.Dialer).DialContext(ctx, "tcp", addr); err == nil {
 			_ = c.Close()
 			return addr, stop, nil
 		}

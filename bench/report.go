@@ -18,7 +18,7 @@ type report struct {
 func newReport(path string) *report {
 	r := &report{w: os.Stdout}
 	if path != "" {
-		f, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+		f, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644) //nolint:gosec // figures are for all to read
 		if err != nil {
 			fmt.Fprintln(os.Stderr, "bench: -out:", err)
 			os.Exit(2)

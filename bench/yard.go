@@ -28,7 +28,7 @@ type yard struct {
 
 // startYard builds agentyard and starts it on a fresh data directory. The rate limits
 // are lifted, so that they are not what is measured.
-func startYard(ctx context.Context, env ...string) (*yard, error) {
+func startYard(ctx context.Context) (*yard, error) {
 	dir, err := os.MkdirTemp("", "agentyard-bench-")
 	if err != nil {
 		return nil, err
@@ -40,11 +40,11 @@ func startYard(ctx context.Context, env ...string) (*yard, error) {
 		return nil, fmt.Errorf("build agentyard: %w", err)
 	}
 	y := &yard{dir: filepath.Join(dir, "data"), client: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 4096}}}
-	y.cmd = exec.Command(bin, "up", "--listen", "127.0.0.1:0", "--data", y.dir)
-	y.cmd.Env = append(append(os.Environ(),
+	y.cmd = exec.CommandContext(context.WithoutCancel(ctx), bin, "up", "--listen", "127.0.0.1:0", "--data", y.dir)
+	y.cmd.Env = append(os.Environ(),
 		"AGENTAPI_GATEWAY_PRINCIPAL_RATE=1e7", "AGENTAPI_GATEWAY_PRINCIPAL_BURST=10000000",
 		"AGENTAPI_GATEWAY_ADDRESS_RATE=1e7", "AGENTAPI_GATEWAY_ADDRESS_BURST=10000000", "AGENTAPI_LOG_LEVEL=warn",
-		"AGENTAPI_SESSIONS_MAX_PER_USER=1000", "AGENTAPI_SESSIONS_MAX_PER_TENANT=1000"), env...)
+		"AGENTAPI_SESSIONS_MAX_PER_USER=1000", "AGENTAPI_SESSIONS_MAX_PER_TENANT=1000")
 	stdout, err := y.cmd.StdoutPipe()
 	if err != nil {
 		return nil, err
@@ -143,7 +143,7 @@ func (y *yard) record(ctx context.Context, s api.Session) (api.SessionRecord, er
 	if err != nil {
 		return api.SessionRecord{}, err
 	}
-	defer conn.Close(ctx)
+	defer func() { _ = conn.Close(ctx) }()
 	l := bus.ReadLedger[api.SessionRecord](conn, "sessions")
 	e, err := l.Get(ctx, bus.Key{Tenant: s.Tenant, ID: s.ID})
 	return e.State, err

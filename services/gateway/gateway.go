@@ -149,14 +149,15 @@ func (g *Gateway) Run(ctx context.Context) error {
 	defer endStreams()
 	g.base = base
 
-	ln, err := net.Listen("tcp", g.cfg.Listen)
+	var lc net.ListenConfig
+	ln, err := lc.Listen(ctx, "tcp", g.cfg.Listen)
 	if err != nil {
 		return fmt.Errorf("listen for the API: %w", err)
 	}
 	servers := []*http.Server{g.server(http.HandlerFunc(g.serve))}
 	listeners := []net.Listener{ln}
 	if g.cfg.PreviewListen != "" {
-		pl, err := net.Listen("tcp", g.cfg.PreviewListen)
+		pl, err := lc.Listen(ctx, "tcp", g.cfg.PreviewListen)
 		if err != nil {
 			return errors.Join(fmt.Errorf("listen for previews: %w", err), ln.Close())
 		}

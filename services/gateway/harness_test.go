@@ -2,7 +2,6 @@ package gateway
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -434,11 +433,6 @@ func until(t testing.TB, what string, ok func() bool) {
 		case <-tick.C:
 		}
 	}
-}
-
-func jsonBody(v any) io.Reader {
-	b, _ := json.Marshal(v)
-	return bytes.NewReader(b)
 }
 
 func sessionKey(tenant, sid string) bus.Key { return bus.Key{Tenant: tenant, ID: sid} }

@@ -32,20 +32,18 @@ func parseStart(r *http.Request, keys []bus.Key) (places []uint64, follow bool, 
 // named starts at the beginning.
 func parsePlaces(field, text string, keys []bus.Key) ([]uint64, error) {
 	places := make([]uint64, len(keys))
-	bad := func() ([]uint64, error) {
-		return nil, api.Invalid(field, "must be a sequence number, the id of an event of this stream, or session:number pairs joined with commas")
-	}
+	bad := api.Invalid(field, "must be a sequence number, the id of an event of this stream, or session:number pairs joined with commas")
 	switch {
 	case text == "":
 		return places, nil
 	case len(text) > maxSSESessions*40:
-		return bad()
+		return nil, bad
 	case strings.Contains(text, ":"):
 		for pair := range strings.SplitSeq(text, ",") {
 			id, num, _ := strings.Cut(pair, ":")
 			seq, err := strconv.ParseUint(num, 10, 64)
 			if err != nil {
-				return bad()
+				return nil, bad
 			}
 			known := false
 			for i, k := range keys {
@@ -54,19 +52,19 @@ func parsePlaces(field, text string, keys []bus.Key) ([]uint64, error) {
 				}
 			}
 			if !known {
-				return bad()
+				return nil, bad
 			}
 		}
 		return places, nil
 	case strings.Contains(text, "."):
 		parts := strings.Split(text, ".")
 		if len(parts) != len(keys) {
-			return bad()
+			return nil, bad
 		}
 		for i, p := range parts {
 			seq, err := strconv.ParseUint(p, 10, 64)
 			if err != nil {
-				return bad()
+				return nil, bad
 			}
 			places[i] = seq
 		}
@@ -74,7 +72,7 @@ func parsePlaces(field, text string, keys []bus.Key) ([]uint64, error) {
 	}
 	seq, err := strconv.ParseUint(text, 10, 64)
 	if err != nil {
-		return bad()
+		return nil, bad
 	}
 	for i := range places {
 		places[i] = seq

@@ -86,7 +86,7 @@ func (g *Gateway) enterPreview(w *recorder, r *http.Request, id string) {
 		}
 		raw, life = resp.AccessToken, time.Duration(resp.ExpiresIn)*time.Second
 	}
-	http.SetCookie(w, &http.Cookie{
+	http.SetCookie(w, &http.Cookie{ //nolint:gosec // Secure when the gateway is reached by TLS
 		Name: previewCookie, Value: raw, Path: "/", MaxAge: int(life / time.Second),
 		HttpOnly: true, Secure: g.guard.secure, SameSite: http.SameSiteLaxMode,
 	})

@@ -17,6 +17,6 @@ func fail(w http.ResponseWriter, r *http.Request, err error) {
 }
 
 // failStatus writes a problem with a status of HTTP's own, which no api.Code has: 405, 426.
-func failStatus(w http.ResponseWriter, r *http.Request, status int, format string, args ...any) {
-	rpc.WriteError(w, r, rpc.WithStatus(api.Errorf(api.CodeInvalid, format, args...), status))
+func failStatus(w http.ResponseWriter, r *http.Request, status int, detail string) {
+	rpc.WriteError(w, r, rpc.WithStatus(api.Errorf(api.CodeInvalid, "%s", detail), status))
 }

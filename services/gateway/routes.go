@@ -75,7 +75,7 @@ func (g *Gateway) observed(rw http.ResponseWriter, r *http.Request, h func(*reco
 	w.closes = len(r.Header["Upgrade"]) > 0
 	defer func() {
 		v := recover()
-		if v != nil && v != http.ErrAbortHandler {
+		if v != nil && v != http.ErrAbortHandler { //nolint:errorlint // a panic's value, which net/http compares in this way too
 			g.log.Error("panic", "route", w.class, "request_id", id, "err", v, "stack", string(debug.Stack()))
 			if w.status == 0 {
 				fail(w, r, api.Errorf(api.CodeInternal, "panic"))
