@@ -190,7 +190,6 @@ const (
 	WaitSession      WaitReason = "session_busy"    // the session that it reuses works on another task
 	WaitCapacity     WaitReason = "capacity"        // no session can be made now
 	WaitTurn         WaitReason = "turn"            // others are before it
-	WaitNoDispatcher WaitReason = "no_dispatcher"   // nobody dispatches the queue at the moment
 )
 
 // TaskAttempt is one try of a task.
@@ -223,6 +222,7 @@ type TaskArtifact struct {
 	Path   string `json:"path"` // in the workspace, slash-separated
 	Size   int64  `json:"size"`
 	SHA256 string `json:"sha256"` // hexadecimal
+	Blob   string `json:"blob"`   // under which it is kept
 }
 
 // Queue is where tasks wait. All tenants share it, each with its weight.
@@ -239,7 +239,7 @@ type Queue struct {
 	TenantWeights  map[string]int  `json:"tenant_weights,omitempty"` // 1–1000; absent: 1
 	UserWeights    map[string]int  `json:"user_weights,omitempty"`   // by user id; likewise, within the tenant
 	Rates          map[string]Rate `json:"rates,omitempty"`          // by rate key; "*": any other key
-	Ageing         Duration        `json:"ageing,omitempty"`         // a waiting task gains one priority in this time; zero: 10m
+	Ageing         Duration        `json:"ageing,omitempty"`         // a waiting task gains one priority in this time; zero: 30m
 	DefaultTimeout Duration        `json:"default_timeout,omitempty"`
 	// Preempt lets a task that waits for a place of the queue take that of the running one of the
 	// lowest priority, if that is lower; the latter waits again, no attempt burnt.
@@ -261,7 +261,6 @@ type Rate struct {
 type QueueStats struct {
 	Queue       string             `json:"queue"`
 	Paused      bool               `json:"paused"`
-	Dispatcher  string             `json:"dispatcher,omitempty"` // who dispatches it, as far as the answering process knows
 	States      map[TaskState]int  `json:"states"`
 	Waiting     map[WaitReason]int `json:"waiting,omitempty"` // queued tasks by reason
 	DeadLetters int                `json:"dead_letters"`
@@ -275,10 +274,13 @@ type TaskRecord struct {
 	Fence uint64 `json:"fence,omitempty"`
 	// RequestHash tells a repeated create request from another one under the same idempotency key.
 	RequestHash string `json:"request_hash,omitempty"`
+	// Assigned counts assignments, also those that did not become attempts; it names the session of each.
+	Assigned int `json:"assigned,omitempty"`
+	// Before is how many of the attempts were made before somebody last retried the task; its policy counts from there.
+	Before int `json:"before,omitempty"`
 	// Busy counts the assignments in a row that met a yard without capacity.
 	Busy int `json:"busy,omitempty"`
-	// After is the position in the session's log behind which this attempt's events stand.
-	After uint64 `json:"after,omitempty"`
-	// UsageBefore is what a reused session had used before.
-	UsageBefore Usage `json:"usage_before,omitzero"`
 }
+
+// Keeps reports whether the task's own session stays after the task.
+func (s *TaskSession) Keeps() bool { return s != nil && s.Keep }

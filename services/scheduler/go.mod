@@ -4,6 +4,8 @@ go 1.26.0
 
 require agentyard.dev/libs v0.0.0
 
+require golang.org/x/sync v0.24.0 // indirect
+
 require (
 	github.com/antithesishq/antithesis-sdk-go v0.8.0-default-no-op // indirect
 	github.com/beorn7/perks v1.0.1 // indirect

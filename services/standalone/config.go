@@ -33,7 +33,7 @@ type Config struct {
 
 // DefaultConfig returns the services' own defaults.
 func DefaultConfig() Config {
-	return Config{Daemon: daemon.DefaultConfig(), Gateway: gateway.DefaultConfig(), Sessions: sessions.DefaultConfig(), Process: process.DefaultConfig()}
+	return Config{Daemon: daemon.DefaultConfig(), Gateway: gateway.DefaultConfig(), Scheduler: scheduler.DefaultConfig(), Sessions: sessions.DefaultConfig(), Process: process.DefaultConfig()}
 }
 
 // placed are the services' settings that say where something lies. In one process the data

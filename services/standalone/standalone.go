@@ -161,8 +161,13 @@ func (y *yard) stopRunners(ctx context.Context, runtime sessions.Runtime) error 
 	return errors.Join(errs...)
 }
 
-func (y *yard) makeScheduler(_ string, conn *bus.Conn, logger *slog.Logger) (service, error) {
-	return scheduler.New(y.cfg.Scheduler, scheduler.Deps{Bus: conn, Logger: logger}), nil
+func (y *yard) makeScheduler(name string, conn *bus.Conn, logger *slog.Logger) (service, error) {
+	keys := y.trust(name, conn, logger)
+	denials := trust.NewDenials(rpc.NewClient(conn, rpc.ClientConfig{Name: name, Metrics: y.daemon.Metrics}), logger)
+	y.daemon.Add("scheduler denials", denials.Run)
+	return scheduler.New(y.cfg.Scheduler, scheduler.Deps{
+		Bus: conn, Auth: token.NewVerifier(keys, keys, nil), Logger: logger, Metrics: y.daemon.Metrics, Denied: denials.Denied,
+	}), nil
 }
 
 func (y *yard) makeTCAgent(_ string, conn *bus.Conn, logger *slog.Logger) (service, error) {

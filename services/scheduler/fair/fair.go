@@ -173,6 +173,14 @@ func (q *Queue) Has(id string) (known, running bool) {
 	return n != nil, n != nil && n.running
 }
 
+// TenantOf returns the tenant of a task that the queue knows.
+func (q *Queue) TenantOf(id string) string {
+	if n := q.nodes[id]; n != nil {
+		return n.user.tenant.name
+	}
+	return ""
+}
+
 // Add puts a task into the queue. One that is there already is taken out first.
 func (q *Queue) Add(now time.Time, t Task) {
 	q.Remove(now, t.ID)

@@ -10,6 +10,9 @@ import (
 
 	"agentyard.dev/libs/bus"
 	"agentyard.dev/libs/daemon"
+	"agentyard.dev/libs/rpc"
+	"agentyard.dev/libs/token"
+	"agentyard.dev/libs/trust"
 	"agentyard.dev/services/scheduler"
 )
 
@@ -30,12 +33,12 @@ func main() {
 //
 //	┌─ daemon ──────────────────────┐
 //	│ admin: health, ready, metrics │ ◀── operator, kubelet
-//	│ scheduler                     │
-//	│    └─ connection ─────────────┼──▶ bus
+//	│ scheduler, trust, denials     │
+//	│    └─ connection ─────────────┼──▶ bus: ledgers, auth, sessions
 //	└───────────────────────────────┘
 func run(args []string, getenv func(string) string) error {
 	var (
-		cfg     scheduler.Config
+		cfg     = scheduler.DefaultConfig()
 		client  bus.ClientFlags
 		process daemon.Config
 	)
@@ -55,10 +58,17 @@ func run(args []string, getenv func(string) string) error {
 	if err != nil {
 		return err
 	}
-	service := scheduler.New(cfg, scheduler.Deps{Bus: conn, Logger: d.Logger})
+	keys := trust.New(conn, d.Logger)
+	denials := trust.NewDenials(rpc.NewClient(conn, rpc.ClientConfig{Name: "scheduler", Metrics: d.Metrics}), d.Logger)
+	service := scheduler.New(cfg, scheduler.Deps{
+		Bus: conn, Auth: token.NewVerifier(keys, keys, nil), Logger: d.Logger, Metrics: d.Metrics, Denied: denials.Denied,
+	})
 
+	d.Ready("trust", keys.Check)
 	d.Ready("scheduler", service.Ready)
 	d.Add("bus", conn.Run)
+	d.Add("trust", keys.Run)
+	d.Add("denials", denials.Run)
 	d.Add("scheduler", service.Run)
 	return d.Run(context.Background())
 }
