@@ -41,9 +41,14 @@ func Open(path string) (*Kernel, error) {
 			return nil, errors.Join(err, k.Close())
 		}
 	}
+	k.counters.in = make([]byte, countSize)
 	k.qdiscs = newQdiscs(k.socket, k.watch)
 	return k, nil
 }
+
+// countSize is how much the kernel answers at once when it is asked for counters: it makes room for that much each time, and a session
+// has few classes.
+const countSize = 4 << 10
 
 // Close ends the use of the kernel. What is in force stays in force.
 func (k *Kernel) Close() error {

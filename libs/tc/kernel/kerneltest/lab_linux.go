@@ -41,15 +41,16 @@ func do(handle netns.NsHandle, f func() error) error {
 // NewNamespace makes an empty namespace with its loopback up; it ends with the test.
 func NewNamespace(t testing.TB) *Namespace {
 	t.Helper()
-	n, err := newNamespace()
+	n, err := MakeNamespace()
 	if err != nil {
-		t.Fatalf("make a network namespace (needs root): %v", err)
+		t.Fatal(err)
 	}
-	t.Cleanup(n.close)
+	t.Cleanup(n.Close)
 	return n
 }
 
-func newNamespace() (*Namespace, error) {
+// MakeNamespace is NewNamespace without a test. Close ends it.
+func MakeNamespace() (*Namespace, error) {
 	type made struct {
 		handle netns.NsHandle
 		err    error
@@ -62,24 +63,34 @@ func newNamespace() (*Namespace, error) {
 	}()
 	m := <-done
 	if m.err != nil {
-		return nil, m.err
+		return nil, fmt.Errorf("make a network namespace (needs root): %w", m.err)
 	}
 	n := &Namespace{handle: m.handle}
 	var err error
 	// Only this family: a handle of all needs XFRM and netfilter in the kernel.
 	if n.links, err = netlink.NewHandleAt(n.handle, unix.NETLINK_ROUTE); err != nil {
-		return nil, err
+		return nil, fmt.Errorf("open netlink in a namespace: %w", err)
 	}
-	lo, err := n.links.LinkByName("lo")
-	if err != nil {
-		return nil, err
-	}
-	return n, n.links.LinkSetUp(lo)
+	_, err = n.up("lo")
+	return n, err
 }
 
-func (n *Namespace) close() {
+// Close ends the namespace, with all that is in it, when nobody else holds it.
+func (n *Namespace) Close() {
 	n.links.Close()
 	_ = n.handle.Close()
+}
+
+// MakePair makes a veth pair with both sides in n, as many sessions' as a benchmark wants at little cost.
+func (n *Namespace) MakePair(name string) (kernel.Interface, error) {
+	if err := n.links.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: name}, PeerName: name + "p"}); err != nil {
+		return kernel.Interface{}, fmt.Errorf("make veth pair %s: %w", name, err)
+	}
+	if _, err := n.up(name + "p"); err != nil {
+		return kernel.Interface{}, err
+	}
+	index, err := n.up(name)
+	return kernel.Interface{Index: index}, err
 }
 
 // Session is a namespace behind a veth pair, as a runtime makes for a session.
@@ -133,20 +144,26 @@ func (n *Namespace) addSession(t testing.TB, host string, prepare func(*Namespac
 	if err := n.links.LinkAdd(pair); err != nil {
 		t.Fatalf("make veth pair %s: %v", host, err)
 	}
-	s.Interface = kernel.Interface{Index: up(t, n, host), Namespace: s.Path(), Peer: up(t, s.Namespace, "e0")}
+	s.Interface.Namespace = s.Path()
+	var err error
+	if s.Interface.Index, err = n.up(host); err != nil {
+		t.Fatal(err)
+	}
+	if s.Interface.Peer, err = s.up("e0"); err != nil {
+		t.Fatal(err)
+	}
 	return s
 }
 
-func up(t testing.TB, n *Namespace, name string) int {
-	t.Helper()
+func (n *Namespace) up(name string) (index int, err error) {
 	l, err := n.links.LinkByName(name)
 	if err == nil {
 		err = n.links.LinkSetUp(l)
 	}
 	if err != nil {
-		t.Fatalf("set %s up: %v", name, err)
+		return 0, fmt.Errorf("set %s up: %w", name, err)
 	}
-	return l.Attrs().Index
+	return l.Attrs().Index, nil
 }
 
 func address(t testing.TB, n *Namespace, device, cidr string) {
