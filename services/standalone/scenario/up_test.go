@@ -121,24 +121,40 @@ func dataDir(t *testing.T) string {
 	return filepath.Join(dir, "data")
 }
 
-// agents returns the processes that have a place below the data directory among their arguments: the
-// sandboxes of sessions.
-func agents(t *testing.T, data string) []int {
+// processes returns those for which of, given a process's directory in /proc, answers true.
+func processes(t *testing.T, of func(proc string) bool) []int {
 	t.Helper()
-	files, err := filepath.Glob("/proc/[0-9]*/cmdline")
-	if err != nil || len(files) == 0 {
+	dirs, err := filepath.Glob("/proc/[0-9]*")
+	if err != nil || len(dirs) == 0 {
 		t.Fatalf("no process list: %v", err)
 	}
 	var pids []int
-	for _, file := range files {
-		argv, err := os.ReadFile(file)
-		if err == nil && bytes.Contains(argv, []byte(data+"/sessions")) {
-			pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(file)))
+	for _, dir := range dirs {
+		if of(dir) {
+			pid, _ := strconv.Atoi(filepath.Base(dir))
 			pids = append(pids, pid)
 		}
 	}
 	slices.Sort(pids)
 	return pids
+}
+
+// agents returns the processes in sessions: they have their HOME below the data directory.
+func agents(t *testing.T, data string) []int {
+	t.Helper()
+	return processes(t, func(proc string) bool {
+		env, err := os.ReadFile(filepath.Join(proc, "environ"))
+		return err == nil && bytes.Contains(env, []byte("HOME="+data+"/sessions/"))
+	})
+}
+
+// runners returns the runners, spare ones too: their output goes below the data directory.
+func runners(t *testing.T, data string) []int {
+	t.Helper()
+	return processes(t, func(proc string) bool {
+		out, err := os.Readlink(filepath.Join(proc, "fd", "1"))
+		return err == nil && strings.HasPrefix(out, data+"/")
+	})
 }
 
 func TestUp(t *testing.T) {
@@ -159,7 +175,7 @@ func TestUp(t *testing.T) {
 	if !strings.Contains(answer, "exit 0") {
 		t.Fatalf("answer: %s", answer)
 	}
-	if len(agents(t, data)) == 0 {
+	if len(agents(t, data)) == 0 || len(runners(t, data)) == 0 {
 		t.Fatal("the session has no process that the test could find")
 	}
 
@@ -167,7 +183,7 @@ func TestUp(t *testing.T) {
 	if rest := u.stop(); rest != "" {
 		t.Errorf("printed after the ready line: %q", rest)
 	}
-	if left := agents(t, data); len(left) > 0 {
+	if left := append(agents(t, data), runners(t, data)...); len(left) > 0 {
 		t.Errorf("processes %v survive a graceful stop", left)
 	}
 	u = up(t, data)
@@ -179,14 +195,14 @@ func TestUp(t *testing.T) {
 	before := agents(t, data)
 	u.kill()
 	if now := agents(t, data); !slices.Equal(now, before) || len(now) == 0 {
-		t.Fatalf("sandboxes before kill -9 %v, after %v", before, now)
+		t.Fatalf("agents before kill -9 %v, after %v", before, now)
 	}
 	u = up(t, data)
 	if answer := u.cli("session", "send", id, "read kept.txt", "-f"); !strings.Contains(answer, "first") {
 		t.Errorf("after kill -9: %s", answer)
 	}
 	if now := agents(t, data); !slices.Equal(now, before) {
-		t.Errorf("sandboxes before kill -9 %v, after the next start %v: they were not adopted", before, now)
+		t.Errorf("agents before kill -9 %v, after the next start %v: they were not adopted", before, now)
 	}
 	u.cli("session", "stop", id, "--wait")
 	if left := agents(t, data); len(left) > 0 {
