@@ -27,7 +27,7 @@ var (
 		Route: "GET /api/v1/traffic/policies/{name}/history", Summary: "List every change of a traffic policy, oldest first",
 	}
 	PlanTrafficPolicy = Op[PlanTrafficPolicyRequest, TrafficPreview]{
-		Service: "tcagent", Verb: "policy-plan", Permission: TrafficRead,
+		Service: "tcagent", Verb: "policy-plan", Permission: TrafficWrite,
 		Route: "POST /api/v1/traffic/policies:plan", Summary: "Say what a traffic policy would change, and change nothing",
 	}
 	EffectiveTraffic = Op[EffectiveTrafficRequest, TrafficEffective]{
