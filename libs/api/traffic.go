@@ -264,6 +264,9 @@ type TrafficPlanRecord struct {
 	Session string          `json:"session"`
 	Hash    string          `json:"hash"`
 	Plan    json.RawMessage `json:"plan"` // libs/tc.Plan
+	// Address is the session's own IP address, as its endpoint has it, by which the agent finds its network namespace; empty: the session
+	// has no network of its own, or it is not known yet.
+	Address string `json:"address,omitempty"`
 }
 
 // TrafficNodeRecord is a node as its agent reports it, in the ledger NODES under HomeTenant and the node's token.
@@ -282,7 +285,34 @@ const (
 	NounNodes = "nodes"
 	// LivePlansPrefix + <node token>.<session> is where new entries of PLANS appear.
 	LivePlansPrefix = "yard.v1.live.plans."
+	// LiveCountersPrefix + <node token> is where a node's agent publishes its TrafficCounters each second; nothing keeps them.
+	LiveCountersPrefix = "yard.v1.live.counters."
 )
+
+// TrafficCounters is what a node's kernel counted since each class was made. It holds the sessions whose counters changed since the last
+// one, and every session now and then; many sessions take several.
+type TrafficCounters struct {
+	Node     string                   `json:"node"`
+	At       time.Time                `json:"at"`
+	Sessions []TrafficSessionCounters `json:"sessions"`
+}
+
+// TrafficSessionCounters is one session's, by class.
+type TrafficSessionCounters struct {
+	Session  string                 `json:"s"`
+	Download []TrafficClassCounters `json:"d,omitempty"`
+	Upload   []TrafficClassCounters `json:"u,omitempty"`
+}
+
+// TrafficClassCounters is one class's in one direction.
+type TrafficClassCounters struct {
+	Class    string `json:"c"`
+	Bytes    uint64 `json:"b"`
+	Packets  uint64 `json:"p"`
+	Drops    uint64 `json:"x,omitempty"`
+	Backlog  uint64 `json:"q,omitempty"` // bytes that wait
+	Borrowed uint64 `json:"l,omitempty"` // packets sent with what other classes left
+}
 
 // TrafficNodeToken is a node's name as a subject token. Names of nodes are DNS names, which have no '_'.
 func TrafficNodeToken(node string) string {

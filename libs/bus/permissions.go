@@ -165,7 +165,8 @@ func servicePermissions(service string) jwt.Permissions {
 		g.read(blobStream)
 		g.pub = append(g.pub, blobPrefix+"*.*.*", api.OpPrefix+api.RecordDenial.Service+"."+api.RecordDenial.Verb)
 	case "tcagent": // node agents follow their own node's plans
-		g.sub = append(g.sub, api.LivePlansPrefix+">")
+		g.sub = append(g.sub, api.LivePlansPrefix+">", api.LiveCountersPrefix+">")
+		g.pub = append(g.pub, api.LiveCountersPrefix+"*")
 	case "sessions":
 		g.sub = append(g.sub, api.RunnerPrefix+">", api.LivePrefix+">")
 		g.own(logStream)

@@ -1,0 +1,135 @@
+package bus_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"agentyard.dev/libs/api"
+	"agentyard.dev/libs/bus"
+	"agentyard.dev/libs/bus/bustest"
+)
+
+// partSeen collects what a follower of a part was told.
+type partSeen struct {
+	mu  sync.Mutex
+	now map[string]bus.Entry[thing]
+	n   int
+}
+
+func (s *partSeen) take(e bus.Entry[thing]) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.n++
+	if e.Rev > s.now[e.Key.ID].Rev {
+		s.now[e.Key.ID] = e
+	}
+	return nil
+}
+
+// becomes waits until the newest state of each is want.
+func (s *partSeen) becomes(t *testing.T, want map[string]int) {
+	t.Helper()
+	deadline := time.NewTimer(30 * time.Second)
+	defer deadline.Stop()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		s.mu.Lock()
+		got := map[string]int{}
+		for id, e := range s.now {
+			if !e.Deleted {
+				got[id] = e.State.N
+			}
+		}
+		s.mu.Unlock()
+		if fmt.Sprint(got) == fmt.Sprint(want) {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-deadline.C:
+			t.Fatalf("got %v, want %v", got, want)
+		}
+	}
+}
+
+func TestFollowPart(t *testing.T) {
+	ring, err := bus.OpenKeyring(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	srv := bustest.Start(t, ring, dir, "127.0.0.1:0")
+	ctx := testContext(t)
+	owner := bustest.Connect(t, srv, ring, "tcagent")
+	l, err := bus.OpenLedger[thing](ctx, owner, bus.LedgerConfig{Noun: api.NounPlans, History: 4, Live: api.LivePlansPrefix})
+	if err != nil {
+		t.Fatal(err)
+	}
+	put := func(tenant, id string, n int) {
+		t.Helper()
+		k := bus.Key{Tenant: tenant, ID: id}
+		_, err := l.Update(ctx, k, meta, func(thing) (thing, error) { return thing{N: n}, nil })
+		if api.CodeOf(err) == api.CodeNotFound && err != nil {
+			_, err = l.Create(ctx, k, meta, thing{N: n})
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	put("node1", "s1", 1)
+	put("node1", "s2", 1)
+	put("node2", "s3", 1)
+
+	url := srv.URL()
+	follower := bustest.Connect(t, srv, ring, "tcagent")
+	seen, head := &partSeen{now: map[string]bus.Entry[thing]{}}, make(chan struct{})
+	fctx, cancel := context.WithCancel(ctx)
+	ended := make(chan error, 1)
+	go func() {
+		ended <- bus.ReadLedger[thing](follower, api.NounPlans).FollowPart(fctx, api.LivePlansPrefix, "node1", 0, seen.take, func() { close(head) })
+	}()
+	<-head
+	seen.becomes(t, map[string]int{"s1": 1, "s2": 1})
+
+	for i := range 600 { // more than wait for a follower
+		put("node1", fmt.Sprintf("s%d", 1+i%2), i)
+	}
+	put("node2", "s3", 7)
+	seen.becomes(t, map[string]int{"s1": 598, "s2": 599})
+	if err := l.Delete(ctx, bus.Key{Tenant: "node1", ID: "s2"}, 0, meta); err != nil {
+		t.Fatal(err)
+	}
+	seen.becomes(t, map[string]int{"s1": 598})
+	t.Run("with no consumer", func(t *testing.T) {
+		js, err := jetstream.New(owner.NATS())
+		if err != nil {
+			t.Fatal(err)
+		}
+		stream, err := js.Stream(ctx, "PLANS")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n := stream.CachedInfo().State.Consumers; n != 0 {
+			t.Errorf("%d consumers", n)
+		}
+	})
+	t.Run("across the bus's absence", func(t *testing.T) {
+		srv.Close()
+		bustest.Start(t, ring, dir, strings.TrimPrefix(url, "nats://"))
+		put("node1", "s1", 1000)
+		put("node1", "s4", 4)
+		seen.becomes(t, map[string]int{"s1": 1000, "s4": 4})
+	})
+	cancel()
+	if err := <-ended; !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
+	}
+}
