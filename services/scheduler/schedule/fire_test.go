@@ -18,7 +18,7 @@ func TestFire(t *testing.T) {
 		r := y.start()
 		s := r.make(t, spec("* * * * *"))
 		for i := range 5 {
-			y.clock.move(time.Minute)
+			y.clock.Move(time.Minute)
 			now := r.state(t, s.ID, "the next fire", upTo(s.Planned.Truncate(time.Minute).Add(time.Duration(i+1)*time.Minute)))
 			if err := r.tasks.end(t.Context(), "acme", now.LastTask, api.TaskSucceeded, ""); err != nil {
 				t.Fatal(err)
@@ -35,9 +35,9 @@ func TestFire(t *testing.T) {
 		y := newYard(t, noon)
 		r := y.start()
 		s := r.make(t, spec("* * * * *"))
-		y.clock.move(time.Minute)
+		y.clock.Move(time.Minute)
 		first := r.state(t, s.ID, "a fire", fired(1))
-		y.clock.move(time.Minute)
+		y.clock.Move(time.Minute)
 		now := r.state(t, s.ID, "a skipped one", func(s api.Schedule) bool { return s.Skipped == 1 })
 		if !strings.Contains(now.LastProblem, first.LastTask) {
 			t.Errorf("it does not say why: %q", now.LastProblem)
@@ -45,7 +45,7 @@ func TestFire(t *testing.T) {
 		if err := r.tasks.end(t.Context(), "acme", first.LastTask, api.TaskSucceeded, ""); err != nil {
 			t.Fatal(err)
 		}
-		y.clock.move(time.Minute)
+		y.clock.Move(time.Minute)
 		if now = r.state(t, s.ID, "the next one", fired(2)); now.LastProblem != "" {
 			t.Errorf("an old problem stays: %q", now.LastProblem)
 		}
@@ -56,15 +56,15 @@ func TestFire(t *testing.T) {
 		sp := spec("* * * * *")
 		sp.Overlap, sp.CatchUp = api.OverlapQueue, api.Duration(time.Hour)
 		s := r.make(t, sp)
-		y.clock.move(time.Minute)
+		y.clock.Move(time.Minute)
 		first := r.state(t, s.ID, "a fire", fired(1)).LastTask
-		y.clock.move(time.Minute)
+		y.clock.Move(time.Minute)
 		r.state(t, s.ID, "another", fired(2))
 		task := r.tasks.Recent("acme", s.ID, 1)[0]
 		if len(task.DependsOn) != 1 || task.DependsOn[0] != first || task.OnFailure != api.ParentRun {
 			t.Errorf("it does not wait: %+v", task.TaskSpec)
 		}
-		y.clock.move(30 * time.Minute)
+		y.clock.Move(30 * time.Minute)
 		now := r.state(t, s.ID, "the queue's bound", func(s api.Schedule) bool { return s.Fires+s.Skipped == 32 })
 		if now.Fires != api.MaxOverlapQueue {
 			t.Errorf("%d tasks wait", now.Fires)
@@ -76,9 +76,9 @@ func TestFire(t *testing.T) {
 		sp := spec("* * * * *")
 		sp.Overlap = api.OverlapCancel
 		s := r.make(t, sp)
-		y.clock.move(time.Minute)
+		y.clock.Move(time.Minute)
 		first := r.state(t, s.ID, "a fire", fired(1)).LastTask
-		y.clock.move(time.Minute)
+		y.clock.Move(time.Minute)
 		r.state(t, s.ID, "another", fired(2))
 		recent := r.tasks.Recent("acme", s.ID, 2)
 		if recent[1].ID != first || recent[1].State != api.TaskCancelled || !strings.Contains(recent[1].Reason, s.ID) {
@@ -95,20 +95,20 @@ func TestFire(t *testing.T) {
 		sp.CatchUp = api.Duration(20 * time.Minute)
 		s := r.make(t, sp)
 		r.tasks.fail(api.Errorf(api.CodeUnavailable, "not now"))
-		y.clock.move(time.Hour)
+		y.clock.Move(time.Hour)
 		until(t, "several tries", func() bool {
-			y.clock.move(time.Second)
+			y.clock.Move(time.Second)
 			return r.tasks.tries() > 3
 		})
 		r.tasks.fail(nil)
 		until(t, "the fire", func() bool {
-			y.clock.move(time.Second)
+			y.clock.Move(time.Second)
 			e, _ := r.view.Get(keyOf(s))
 			return e.State.Fires == 1
 		})
 		r.tasks.fail(api.Errorf(api.CodeExhausted, "too many"))
-		y.clock.move(time.Hour)
-		y.clock.move(21 * time.Minute)
+		y.clock.Move(time.Hour)
+		y.clock.Move(21 * time.Minute)
 		now := r.state(t, s.ID, "the missed one", func(s api.Schedule) bool { return s.Missed == 1 })
 		if now.Fires != 1 || now.Failures != 0 {
 			t.Errorf("%+v", now)
@@ -125,7 +125,7 @@ func TestCatchUp(t *testing.T) {
 	short := first.make(t, spec("0 0 * * *"))
 	first.stop()
 
-	y.clock.move(14*time.Hour + 30*time.Second) // 02:01:00 the next day
+	y.clock.Move(14*time.Hour + 30*time.Second) // 02:01:00 the next day
 	r := y.start()
 	now := r.state(t, s.ID, "the fires of the window", func(s api.Schedule) bool { return s.Fires == 16 })
 	if want := int64(14*60 - 15); now.Missed != want {
@@ -146,7 +146,7 @@ func TestAutoPause(t *testing.T) {
 		s := r.make(t, sp)
 		end := func(n int64, state api.TaskState) {
 			t.Helper()
-			y.clock.move(time.Minute)
+			y.clock.Move(time.Minute)
 			task := r.state(t, s.ID, "a fire", fired(n)).LastTask
 			if err := r.tasks.end(t.Context(), "acme", task, state, "it broke"); err != nil {
 				t.Fatal(err)
@@ -166,12 +166,12 @@ func TestAutoPause(t *testing.T) {
 		if e.Verb != VerbAutoPause || e.Reason != now.PausedReason {
 			t.Errorf("the ledger says %q %q", e.Verb, e.Reason)
 		}
-		y.clock.move(time.Hour)
+		y.clock.Move(time.Hour)
 		resumed, err := r.resume(as(ada), api.ScheduleRef{ID: s.ID})
 		if err != nil || resumed.Paused || resumed.PausedReason != "" {
 			t.Fatalf("%+v, %v", resumed, err)
 		}
-		y.clock.move(time.Minute)
+		y.clock.Move(time.Minute)
 		if now := r.state(t, s.ID, "one fire, none made up for", fired(7)); now.Missed != 0 || now.Paused {
 			t.Errorf("%+v", now)
 		}
@@ -181,7 +181,7 @@ func TestAutoPause(t *testing.T) {
 		r.tasks.fail(api.Errorf(api.CodeDenied, "not you"))
 		defer r.tasks.fail(nil)
 		for range 3 {
-			y.clock.move(time.Minute)
+			y.clock.Move(time.Minute)
 		}
 		if now := r.state(t, s.ID, "the pause", func(s api.Schedule) bool { return s.Paused }); !strings.Contains(now.PausedReason, "not you") || now.Missed != 3 {
 			t.Errorf("%+v", now)
@@ -195,14 +195,14 @@ func TestClockJumps(t *testing.T) {
 	sp := spec("* * * * *")
 	sp.Overlap, sp.CatchUp = api.OverlapQueue, api.Duration(time.Hour)
 	s := r.make(t, sp)
-	y.clock.move(3 * time.Minute)
+	y.clock.Move(3 * time.Minute)
 	r.state(t, s.ID, "three fires", fired(3))
 
-	y.clock.move(-2 * time.Minute) // back: 12:01 to 12:03 come again
+	y.clock.Move(-2 * time.Minute) // back: 12:01 to 12:03 come again
 	for range 8 {
-		y.clock.move(15 * time.Second)
+		y.clock.Move(15 * time.Second)
 	}
-	y.clock.move(10 * time.Minute) // ahead
+	y.clock.Move(10 * time.Minute) // ahead
 	r.state(t, s.ID, "those of the jump", fired(13))
 	sameIDs(t, r.ids(t, s.ID), expected(s.ID, s.Planned.Truncate(time.Minute).Add(time.Minute), 13))
 }
@@ -222,7 +222,7 @@ func TestLeaderLost(t *testing.T) {
 	first.leads(t)
 	second := y.start()
 
-	y.clock.move(time.Minute)
+	y.clock.Move(time.Minute)
 	id := <-made
 	now := second.state(t, s.ID, "the second's write", fired(1))
 	if now.LastTask != id {
@@ -267,12 +267,12 @@ func TestKillsAtRandom(t *testing.T) {
 		current = doomed()
 		for dead := dying.conn.NATS().IsClosed; !dead(); {
 			before := left.Load()
-			y.clock.move(2 * time.Minute) // more than a minute and the jitter: something is due
+			y.clock.Move(2 * time.Minute) // more than a minute and the jitter: something is due
 			until(t, "a fire, or death", func() bool { return left.Load() < before || dead() })
 		}
 		left.Store(1 << 40)
 	}
-	y.clock.move(minutes * time.Minute)
+	y.clock.Move(minutes * time.Minute)
 	end := y.clock.Now().Truncate(time.Minute).Add(-time.Minute) // with its jitter over
 	for _, s := range all {
 		now := current.state(t, s.ID, "all fires", upTo(end))

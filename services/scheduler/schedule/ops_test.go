@@ -176,7 +176,7 @@ func TestOperations(t *testing.T) {
 		if _, err := r.delete(as(ada), api.ScheduleRef{ID: s.ID}); err != nil {
 			t.Fatal(err)
 		}
-		y.clock.move(time.Minute)
+		y.clock.Move(time.Minute)
 		r.state(t, keep.ID, "a fire", fired(1))
 		if ids := r.ids(t, s.ID); len(ids) != 0 {
 			t.Errorf("it made %v", ids)
@@ -190,7 +190,7 @@ func TestOwnerGone(t *testing.T) {
 		d.Allowed = func(_ context.Context, o Owner) error { return api.Errorf(api.CodeDenied, "%s is disabled", o.ID) }
 	})
 	s := r.make(t, spec("* * * * *"))
-	y.clock.move(time.Minute)
+	y.clock.Move(time.Minute)
 	if now := r.state(t, s.ID, "the pause", func(s api.Schedule) bool { return s.Paused }); !strings.Contains(now.PausedReason, "uada is disabled") || now.Fires != 0 {
 		t.Errorf("%+v", now)
 	}

@@ -10,66 +10,17 @@ import (
 	"agentyard.dev/libs/api"
 	"agentyard.dev/libs/bus"
 	"agentyard.dev/libs/bus/bustest"
+	"agentyard.dev/services/scheduler/clocktest"
 )
 
 // patience is how long a test waits for what must come.
 const patience = 30 * time.Second
 
-// clock is a time that tests set.
-type clock struct {
-	mu    sync.Mutex
-	now   time.Time
-	waits map[chan time.Time]time.Time
-}
-
-func newClock(at string) *clock {
-	now, err := time.Parse(time.RFC3339, at)
-	if err != nil {
-		panic(err)
-	}
-	return &clock{now: now, waits: map[chan time.Time]time.Time{}}
-}
-
-func (c *clock) Now() time.Time {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.now
-}
-
-func (c *clock) After(d time.Duration) (<-chan time.Time, func()) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	ch := make(chan time.Time, 1)
-	if d <= 0 {
-		ch <- c.now
-		return ch, func() {}
-	}
-	c.waits[ch] = c.now.Add(d)
-	return ch, func() {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		delete(c.waits, ch)
-	}
-}
-
-// move sets the clock ahead, or back, by d. Timers count what passes, so they run out when it goes ahead.
-func (c *clock) move(d time.Duration) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.now = c.now.Add(d)
-	for ch, at := range c.waits {
-		if !at.After(c.now) {
-			ch <- c.now
-			delete(c.waits, ch)
-		}
-	}
-}
-
 // tasks is Tasks on a real ledger.
 type tasks struct {
 	ledger *bus.Ledger[api.TaskRecord]
 	view   *bus.View[api.TaskRecord]
-	clock  *clock
+	clock  *clocktest.Clock
 
 	mu     sync.Mutex
 	refuse error           // what Make and Check answer
@@ -138,12 +89,12 @@ type yard struct {
 	t     *testing.T
 	srv   *bus.Server
 	ring  *bus.Keyring
-	clock *clock
+	clock *clocktest.Clock
 }
 
 func newYard(t *testing.T, at string) *yard {
 	srv, ring := bustest.New(t)
-	return &yard{t: t, srv: srv, ring: ring, clock: newClock(at)}
+	return &yard{t: t, srv: srv, ring: ring, clock: clocktest.New(at)}
 }
 
 // replica is one process of the scheduler.
