@@ -10,6 +10,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
+	"net/url"
 	"os"
 	"strconv"
 	"sync"
@@ -64,6 +66,20 @@ type facts struct {
 	Node   string            `json:"node"`
 	State  api.State         `json:"state"`
 	Labels map[string]string `json:"labels"`
+	// Endpoint is where its runner serves HTTP.
+	Endpoint string `json:"endpoint"`
+}
+
+// address is the session's own IP address, by which its node's agent finds its interface; empty: none.
+func (f facts) address() string {
+	u, err := url.Parse(f.Endpoint)
+	if err != nil {
+		return ""
+	}
+	if a, err := netip.ParseAddr(u.Hostname()); err != nil || a.IsLoopback() {
+		return ""
+	}
+	return u.Hostname()
 }
 
 // Index names of the views.

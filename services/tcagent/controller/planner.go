@@ -178,17 +178,20 @@ func (c *Controller) plan(ctx context.Context, q *queue, key bus.Key) error {
 	plan, effective := set.Compile(e.State.session(), can, c.deps.Now())
 	c.metrics.compiled.Inc()
 	q.addAt(key, effective.Until)
-	record := api.TrafficPlanRecord{Node: e.State.Node, Tenant: key.Tenant, Session: key.ID, Hash: plan.Hash(), Plan: plan.Bytes()}
+	record := api.TrafficPlanRecord{
+		Node: e.State.Node, Tenant: key.Tenant, Session: key.ID, Hash: plan.Hash(), Plan: plan.Bytes(), Address: e.State.address(),
+	}
 	at := bus.Key{Tenant: node, ID: key.ID}
 	old, there1 := c.planned.Get(at)
-	if there1 && old.State.Hash == record.Hash {
+	same := func(old api.TrafficPlanRecord) bool { return old.Hash == record.Hash && old.Address == record.Address }
+	if there1 && same(old.State) {
 		return nil
 	}
 	c.metrics.written.Inc()
 	meta := bus.Meta{Actor: actor, Verb: "plan"}
 	if there1 {
 		_, err = c.plans.Update(ctx, at, meta, func(old api.TrafficPlanRecord) (api.TrafficPlanRecord, error) {
-			if old.Hash == record.Hash {
+			if same(old) {
 				return old, bus.ErrUnchanged
 			}
 			return record, nil
