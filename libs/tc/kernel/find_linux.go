@@ -10,26 +10,26 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Find returns the interface of the session whose network namespace the file at path is (such as /proc/4711/ns/net): the veth in it
-// whose other side is here. It wraps ErrGone when there is none (yet).
-func (k *Kernel) Find(path string) (Interface, error) {
+// Find returns what is in the network namespace that the file at path is (such as /proc/4711/ns/net): the veth whose other side is here,
+// and all addresses. It wraps ErrGone when there is none (yet).
+func (k *Kernel) Find(path string) (Found, error) {
 	s, err := dial(path, 0)
 	if errors.Is(err, syscall.ENOENT) || errors.Is(err, syscall.ESRCH) {
-		return Interface{}, fmt.Errorf("%w: %w", ErrGone, err)
+		return Found{}, fmt.Errorf("%w: %w", ErrGone, err)
 	}
 	if err != nil {
-		return Interface{}, err
+		return Found{}, err
 	}
 	defer func() { _ = s.close() }()
 	links, err := readLinks(s)
 	if err != nil {
-		return Interface{}, fmt.Errorf("%s: %w", path, err)
+		return Found{}, fmt.Errorf("%s: %w", path, err)
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	number, err := namespaceNumber(k.socket, path)
 	if err != nil {
-		return Interface{}, err
+		return Found{}, err
 	}
 	for _, l := range links {
 		if l.kind != "veth" || !l.foreign || l.peer == 0 || number < 0 {
@@ -38,13 +38,14 @@ func (k *Kernel) Find(path string) (Interface, error) {
 		// Indexes are each namespace's own: the device of this number here must say too that its other side is there.
 		here, ok, err := readLink(k.socket, l.peer, "")
 		if err != nil {
-			return Interface{}, err
+			return Found{}, err
 		}
 		if ok && here.kind == "veth" && here.foreign && here.peerNS == number && here.peer == l.index {
-			return Interface{Index: here.index, Namespace: path, Peer: l.index}, nil
+			addresses, err := readAddresses(s)
+			return Found{Interface{Index: here.index, Namespace: path, Peer: l.index}, addresses}, err
 		}
 	}
-	return Interface{}, fmt.Errorf("%s has no veth whose other side is here: %w", path, ErrGone)
+	return Found{}, fmt.Errorf("%s has no veth whose other side is here: %w", path, ErrGone)
 }
 
 // Sweep deletes the IFB devices of interfaces that are gone, and returns their names.

@@ -3,6 +3,7 @@ package kernel_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"testing"
 	"time"
 
@@ -14,12 +15,12 @@ import (
 )
 
 func TestFind(t *testing.T) {
-	lab := kerneltest.NewQuietLab(t)
+	lab := kerneltest.NewLab(t)
 	k := lab.Node.Open(t)
 	second := lab.Node.AddSession(t, "h1")
-	for _, s := range []*kerneltest.Session{lab.Session, second} {
-		if got, err := k.Find(s.Path()); err != nil || got != s.Interface {
-			t.Errorf("got %+v %v, want %+v", got, err, s.Interface)
+	for s, addresses := range map[*kerneltest.Session]string{lab.Session: "[10.99.0.2 fd99::2]", second: "[]"} {
+		if got, err := k.Find(s.Path()); err != nil || got.Interface != s.Interface || fmt.Sprint(got.Addresses) != addresses {
+			t.Errorf("got %+v %v, want %+v with %s", got, err, s.Interface, addresses)
 		}
 	}
 	for _, path := range []string{"/proc/1073741824/ns/net", kerneltest.NewNamespace(t).Path()} {

@@ -3,6 +3,7 @@ package kernel
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"time"
 
 	"agentyard.dev/libs/tc"
@@ -16,6 +17,12 @@ type Interface struct {
 	// Only what a plan puts there (tc.AtPeer, limits of connections) needs them.
 	Namespace string
 	Peer      int
+}
+
+// Found is what Find finds in a network namespace.
+type Found struct {
+	Interface
+	Addresses []netip.Addr
 }
 
 // Result says what Apply did.

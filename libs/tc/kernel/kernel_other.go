@@ -44,7 +44,7 @@ func (*Kernel) Remove(context.Context, Interface) (Result, error) {
 func (*Kernel) Count([]Interface) ([]Counters, error) { return nil, errNotLinux }
 
 // Find says that it is not supported.
-func (*Kernel) Find(string) (Interface, error) { return Interface{}, errNotLinux }
+func (*Kernel) Find(string) (Found, error) { return Found{}, errNotLinux }
 
 // Sweep says that it is not supported.
 func (*Kernel) Sweep(context.Context) ([]string, error) { return nil, errNotLinux }

@@ -2,6 +2,7 @@ package kernel
 
 import (
 	"fmt"
+	"net/netip"
 	"strconv"
 	"strings"
 
@@ -136,4 +137,28 @@ func namespaceNumber(s *socket, path string) (int32, error) {
 		}
 	}
 	return -1, nil
+}
+
+// readAddresses are those of all devices of a namespace, but its loopback's and IPv6's link-local ones.
+func readAddresses(s *socket) (found []netip.Addr, err error) {
+	const sizeofIfaddrmsg = 8
+	m := newMessage(unix.RTM_GETADDR, 0, 0, 0).end()
+	err = s.dump(m, func() { found = nil }, func(got received) error {
+		if len(got.body) < sizeofIfaddrmsg {
+			return errMalformed
+		}
+		for kind, v := range attrs(got.body[sizeofIfaddrmsg:]) {
+			if kind != unix.IFA_ADDRESS {
+				continue
+			}
+			if a, ok := netip.AddrFromSlice(v); ok && !a.IsLoopback() && !a.IsLinkLocalUnicast() {
+				found = append(found, a)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read addresses: %w", err)
+	}
+	return found, nil
 }
