@@ -35,9 +35,13 @@ const SessionEnv = "AGENTYARD_SESSION"
 // Main serves one client on in and out until in ends. getenv gives the session's name
 // and the home directory in which conversations are kept.
 func Main(in io.Reader, out io.Writer, getenv func(string) string) error {
+	return serve(in, out, getenv, false)
+}
+
+func serve(in io.Reader, out io.Writer, getenv func(string) string, commands bool) error {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	defer cancel(nil)
-	d := &demo{session: getenv(SessionEnv), home: getenv("HOME"), crash: func() { cancel(ErrCrash) }}
+	d := &demo{session: getenv(SessionEnv), home: getenv("HOME"), crash: func() { cancel(ErrCrash) }, commands: commands}
 	d.peer = acp.NewPeer(out, d)
 	defer d.stopServers()
 	ended := make(chan error, 1)
@@ -56,6 +60,8 @@ type demo struct {
 	session string // of agentyard
 	home    string
 	crash   func()
+	// commands says that each message is a command rather than an instruction.
+	commands bool
 
 	mu      sync.Mutex
 	talks   map[string]*talk
@@ -171,7 +177,11 @@ func (d *demo) prompt(ctx context.Context, req acp.PromptRequest) (any, error) {
 		}
 	}
 	turn := &turn{demo: d, talk: t, ctx: ctx}
-	turn.do(said)
+	if d.commands {
+		turn.command(said)
+	} else {
+		turn.do(said)
+	}
 	d.remember(t.id, said, turn.answer.String())
 	res := acp.PromptResponse{StopReason: "end_turn", Usage: turn.usage}
 	if ctx.Err() != nil {
@@ -217,9 +227,10 @@ func (d *demo) stopServers() {
 	}
 }
 
-// Run is Main on the process's own streams; it ends the process for "crash".
+// Run is Main on the process's own streams; it ends the process for "crash". With the argument "command" it is the agent of that
+// kind: each message is a command for sh (command.go).
 func Run() int {
-	err := Main(os.Stdin, os.Stdout, os.Getenv)
+	err := serve(os.Stdin, os.Stdout, os.Getenv, os.Args[len(os.Args)-1] == "command")
 	switch {
 	case errors.Is(err, ErrCrash):
 		return 3

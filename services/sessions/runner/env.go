@@ -114,7 +114,7 @@ func (r *runner) clone(ctx context.Context) error {
 	err = repo.Clone(ctx, repo.Request{
 		URL: r.launch.Repository.URL, Ref: r.launch.Repository.Ref, Depth: r.launch.Repository.Depth, Submodules: policy.Submodules,
 		Credential: credential(r.launch.Repository.URL, r.launch.Env),
-		Dir:        r.workspace(), Scratch: r.launch.Dir, UID: uid, GID: gid,
+		Dir:        r.workspace(), Scratch: r.launch.Dir, HeadFile: r.headFile(), UID: uid, GID: gid,
 		Policy: repo.Policy{AllowPrivate: policy.AllowPrivate}, Timeout: policy.Timeout.D(), MaxBytes: policy.MaxBytes,
 	})
 	if err != nil {

@@ -53,6 +53,7 @@ func (r *runner) handler() http.Handler {
 	mux.HandleFunc("GET /events", r.getEvents)
 	mux.HandleFunc("GET /_yard/files", r.getFile)
 	mux.HandleFunc("PUT /_yard/files", r.putFile)
+	mux.HandleFunc("POST /_yard/push", r.postPush)
 	mux.HandleFunc("/", func(w http.ResponseWriter, req *http.Request) {
 		rpc.WriteError(w, req, api.Errorf(api.CodeNotFound, "there is nothing at %s", req.URL.Path))
 	})

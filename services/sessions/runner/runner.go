@@ -67,6 +67,7 @@ type runner struct {
 	talk    *conversation
 	current atomic.Pointer[turn]        // nil between turns
 	typist  atomic.Pointer[agent.Agent] // nil while there is no agent
+	pushing sync.Mutex                  // held while the workspace is pushed
 }
 
 // starters maps protocols to adapters.

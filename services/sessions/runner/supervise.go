@@ -136,9 +136,9 @@ func (r *runner) startAgent(ctx context.Context, argv []string, session string) 
 }
 
 // preamble is the conversation so far for an agent that cannot load it. A terminal would
-// take it for input, and the demo agent for an instruction.
+// take it for input, and a built-in agent for an instruction.
 func (r *runner) preamble() string {
-	if r.kind.Protocol == agent.ProtocolTerminal || r.kind.Name == "demo" {
+	if r.kind.Protocol == agent.ProtocolTerminal || r.kind.BuiltIn() {
 		return ""
 	}
 	entries, _, _ := r.talk.since(0)

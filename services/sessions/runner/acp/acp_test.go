@@ -17,7 +17,7 @@ import (
 
 // TestMain lets the test's own binary be the demo agent.
 func TestMain(m *testing.M) {
-	if len(os.Args) == 2 && os.Args[1] == "demo-agent" {
+	if len(os.Args) >= 2 && os.Args[1] == "demo-agent" {
 		os.Exit(demo.Run())
 	}
 	os.Exit(m.Run())
@@ -34,6 +34,48 @@ func suite(t *testing.T) agenttest.Suite {
 }
 
 func TestConformance(t *testing.T) { agenttest.Run(t, suite(t)) }
+
+// commands is the kind "command".
+func commands(t *testing.T) agenttest.Suite {
+	return agenttest.Suite{
+		Start: acp.Start, Argv: []string{os.Args[0], "demo-agent", "command"},
+		Env: []string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(), demo.SessionEnv + "=s1"},
+		Say: "echo hello there", Answer: "hello there", Tool: "true", Slow: "sleep 600", Loads: true,
+	}
+}
+
+func TestCommandConformance(t *testing.T) { agenttest.Run(t, commands(t)) }
+
+func TestCommand(t *testing.T) {
+	r := commands(t).New(t, t.TempDir(), "")
+	for _, tt := range []struct {
+		say, want string
+		code      int
+	}{
+		{"printf 'a\\nb'; printf c >&2", "a\nbc", 0},
+		{"exit 7", "", 7},
+		{"kill -9 $$", "", 137},
+		{"echo no such; nosuchprogram", "not found", 127},
+		{"printf 'h\\303'; sleep 0.05; printf '\\251llo'", "h\u00e9llo", 0},
+	} {
+		evs := r.Turn(t, tt.say)
+		if got := agenttest.Text(evs); !bytes.Contains([]byte(got), []byte(tt.want)) {
+			t.Errorf("%q is answered by %q, want %q", tt.say, got, tt.want)
+		}
+		code := -1
+		for _, ev := range evs {
+			var said struct {
+				ExitCode *int `json:"exit_code"`
+			}
+			if ev.Type == api.EventToolCall && json.Unmarshal(ev.Raw, &said) == nil && said.ExitCode != nil {
+				code = *said.ExitCode
+			}
+		}
+		if code != tt.code {
+			t.Errorf("%q ends with %d, want %d", tt.say, code, tt.code)
+		}
+	}
+}
 
 func TestDemo(t *testing.T) {
 	r := suite(t).New(t, t.TempDir(), "")

@@ -37,6 +37,7 @@ type Kind struct {
 func Kinds() []Kind {
 	return []Kind{
 		{Name: "demo", Title: "Demo", Protocol: ProtocolACP, Argv: []string{Self, "demo-agent"}},
+		{Name: "command", Title: "Commands: each message is run by sh", Protocol: ProtocolACP, Argv: []string{Self, "demo-agent", "command"}},
 		{Name: "claude", Title: "Claude Code", Protocol: ProtocolClaude, Argv: []string{"claude"}, Install: "npm install -g @anthropic-ai/claude-code", Version: []string{"claude", "--version"}},
 		{Name: "codex", Title: "Codex", Protocol: ProtocolACP, Argv: []string{"codex-acp"}, Install: "npm install -g @zed-industries/codex-acp"},
 		{Name: "opencode", Title: "opencode", Protocol: ProtocolACP, Argv: []string{"opencode", "acp"}, Install: "npm install -g opencode-ai", Version: []string{"opencode", "--version"}},
@@ -48,6 +49,9 @@ func Kinds() []Kind {
 		{Name: "custom", Title: "Any program, in a terminal", Protocol: ProtocolTerminal},
 	}
 }
+
+// BuiltIn reports whether the kind is this program itself, which takes each message word for word.
+func (k Kind) BuiltIn() bool { return len(k.Argv) > 0 && k.Argv[0] == Self }
 
 // LookupKind returns the kind called name.
 func LookupKind(name string) (Kind, bool) {

@@ -26,7 +26,7 @@ func (c *clone) environment() []string {
 	if c.req.Credential.Password != "" {
 		env = append(env, usernameEnv+"="+c.req.Credential.Username, passwordEnv+"="+c.req.Credential.Password)
 	}
-	return env
+	return append(env, c.more...)
 }
 
 // config is git's whole configuration. A file, unlike -c, also holds for the processes
@@ -99,6 +99,9 @@ func (c *clone) explain(said string) error {
 		return api.Invalid("/repository/ref", "%s has no ref or commit %q, or does not give it out", url, c.req.Ref)
 	case has("Could not resolve host", "Failed to connect", "Connection refused", "Connection timed out", "unable to connect", "early EOF", "Operation too slow"):
 		return api.Errorf(api.CodeUnavailable, "%s cannot be reached: %s", url, lastLine(said))
+	}
+	if c.more != nil {
+		return refuse("git could not push to %s: %s", url, lastLine(said))
 	}
 	return refuse("git could not clone %s: %s", url, lastLine(said))
 }

@@ -33,6 +33,7 @@ type Request struct {
 
 	Dir      string // an empty directory, which is replaced
 	Scratch  string // on the same file system as Dir
+	HeadFile string // where the commit's id is written, before anything can change it; empty: nowhere
 	UID, GID int    // who shall own the files; negative: nobody else
 
 	Policy     Policy
@@ -81,6 +82,9 @@ func Clone(ctx context.Context, req Request) error {
 	defer os.RemoveAll(scratch)
 	c := &clone{req: req, target: t, scratch: scratch, dir: filepath.Join(scratch, "tree")}
 	if err := c.run(ctx); err != nil {
+		return err
+	}
+	if err := c.writeHead(ctx); err != nil {
 		return err
 	}
 	if err := own(c.dir, req.UID, req.GID); err != nil {
@@ -138,6 +142,7 @@ type clone struct {
 	req     Request
 	target  *target
 	scratch string
+	more    []string // of git's environment
 	dir     string
 }
 
@@ -179,6 +184,21 @@ func (c *clone) run(ctx context.Context) error {
 	}
 	if c.req.Submodules {
 		return c.submodules(ctx)
+	}
+	return nil
+}
+
+// writeHead writes which commit was cloned. A repository without one has none.
+func (c *clone) writeHead(ctx context.Context) error {
+	if c.req.HeadFile == "" {
+		return nil
+	}
+	head, err := c.output(ctx, "-C", c.dir, "rev-parse", "--verify", "--quiet", "HEAD")
+	if err != nil {
+		head = ""
+	}
+	if err := os.WriteFile(c.req.HeadFile, []byte(strings.TrimSpace(head)), 0o600); err != nil {
+		return fmt.Errorf("clone: %w", err)
 	}
 	return nil
 }
