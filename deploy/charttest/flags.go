@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -20,17 +19,13 @@ type Flag struct {
 	Name, Type, Usage, Variable string
 }
 
-// Build builds a command of every service into dir.
-func Build(ctx context.Context, dir string) error {
-	args := []string{"build", "-o", dir + string(filepath.Separator)}
-	for _, s := range Services {
-		args = append(args, "./services/"+s+"/cmd/"+s)
-	}
-	cmd := exec.CommandContext(ctx, "go", args...)
+// Build builds a service's command.
+func Build(ctx context.Context, binary, service string) error {
+	cmd := exec.CommandContext(ctx, "go", "build", "-o", binary, "./services/"+service+"/cmd/"+service)
 	cmd.Dir = Root
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("build the services: %w\n%s", err, out)
+		return fmt.Errorf("build %s: %w\n%s", service, err, out)
 	}
 	return nil
 }
@@ -61,17 +56,18 @@ func Flags(ctx context.Context, binary string) ([]Flag, error) {
 
 // decided are the flags that the charts set themselves, from other values: there is no config for them.
 var decided = map[string][]string{
-	"":          {"admin-listen", "log.level", "log.format", "otel.endpoint", "stop-timeout", "bus.url", "bus.credentials", "bus.replicas", "redis.url"},
-	"gateway":   {"gateway.listen", "gateway.preview-listen", "gateway.public-url"},
-	"auth":      {"auth.secret-file", "auth.bootstrap-key-file", "auth.ledger-replicas"},
-	"sessions":  {"sessions.replicas", "sessions.runtime", "sessions.issuer-file", "sessions.bus-url"},
+	"":        {"admin-listen", "log.level", "log.format", "otel.endpoint", "stop-timeout", "bus.url", "bus.credentials", "bus.replicas", "redis.url"},
+	"gateway": {"gateway.listen", "gateway.preview-listen", "gateway.public-url"},
+	"auth":    {"auth.secret-file", "auth.bootstrap-key-file", "auth.ledger-replicas"},
+	"sessions": {"sessions.replicas", "sessions.runtime", "sessions.issuer-file", "sessions.bus-url",
+		"kube.namespace", "kube.instance", "kube.service-account", "kube.image", "kube.pull-policy"},
 	"scheduler": {},
 	"tcagent":   {},
 }
 
 // pointless are flags that do nothing in a pod.
 var pointless = map[string][]string{
-	"sessions": {"sessions.data-dir", "sessions.socket-dir", "sessions.node", "sessions.uid-base", "sessions.uid-count"},
+	"sessions": {"sessions.data-dir", "sessions.socket-dir", "sessions.node", "sessions.uid-base", "sessions.uid-count", "kube.config"},
 }
 
 // schemas are the values that a flag's type takes. A flag that names its argument itself does not tell its type.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"flag"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -16,13 +17,15 @@ var update = flag.Bool("update", false, "write the generated files and the golde
 // Charts are all charts with values.
 var Charts = append([]string{"nats", "redis", "agentyard"}, Services...)
 
-var built struct {
-	sync.Once
-	dir string
-	err error
-}
+// built is the services' binaries, each built when it is first asked.
+var built = struct {
+	sync.Mutex
+	dir   string
+	flags map[string][]Flag
+}{flags: map[string][]Flag{}}
 
 func TestMain(m *testing.M) {
+	slog.SetDefault(slog.New(slog.DiscardHandler)) // Helm tells of each symbolic link
 	code := m.Run()
 	if built.dir != "" {
 		_ = os.RemoveAll(built.dir)
@@ -33,18 +36,27 @@ func TestMain(m *testing.M) {
 // flags returns a service's flags, from its binary.
 func flags(t *testing.T, service string) []Flag {
 	t.Helper()
-	built.Do(func() {
-		if built.dir, built.err = os.MkdirTemp("", "charttest-"); built.err == nil {
-			built.err = Build(t.Context(), built.dir)
-		}
-	})
-	if built.err != nil {
-		t.Fatal(built.err)
+	built.Lock()
+	defer built.Unlock()
+	if list, ok := built.flags[service]; ok {
+		return list
 	}
-	list, err := Flags(t.Context(), filepath.Join(built.dir, service))
+	if built.dir == "" {
+		dir, err := os.MkdirTemp("", "charttest-")
+		if err != nil {
+			t.Fatal(err)
+		}
+		built.dir = dir
+	}
+	binary := filepath.Join(built.dir, service)
+	if err := Build(t.Context(), binary, service); err != nil {
+		t.Fatal(err)
+	}
+	list, err := Flags(t.Context(), binary)
 	if err != nil {
 		t.Fatal(err)
 	}
+	built.flags[service] = list
 	return list
 }
 
@@ -55,7 +67,7 @@ func generated(t *testing.T, file string, want []byte) {
 	if err != nil && !os.IsNotExist(err) {
 		t.Fatal(err)
 	}
-	if bytes.Equal(have, want) {
+	if err == nil && bytes.Equal(have, want) {
 		return
 	}
 	if !*update {
@@ -75,7 +87,9 @@ func difference(have, want []byte) string {
 	a, b := strings.Split(string(have), "\n"), strings.Split(string(want), "\n")
 	for i := range max(len(a), len(b)) {
 		if i >= len(a) || i >= len(b) || a[i] != b[i] {
-			at := func(lines []string) string { return strings.Join(lines[min(i, len(lines)):min(i+5, len(lines))], "\n  ") }
+			at := func(lines []string) string {
+				return strings.Join(lines[min(i, len(lines)):min(i+5, len(lines))], "\n  ")
+			}
 			return fmt.Sprintf("line %d\nhave\n  %s\nwant\n  %s", i+1, at(a), at(b))
 		}
 	}
@@ -85,18 +99,22 @@ func difference(have, want []byte) string {
 // Each flag of each service is a value, or the chart sets it.
 func TestConfigIsTheServicesFlags(t *testing.T) {
 	for _, s := range Services {
-		list := flags(t, s)
-		file := filepath.Join(Helm(s), "values.yaml")
-		have, err := os.ReadFile(file)
-		if err != nil {
-			t.Fatal(err)
-		}
-		above, _, ok := bytes.Cut(have, []byte("# Flags of the service,"))
-		if !ok {
-			t.Fatalf("%s has no part for the service's flags", file)
-		}
-		generated(t, file, append(bytes.Clone(above), ConfigValues(s, list)...))
+		t.Run(s, func(t *testing.T) { configIsFlags(t, s) })
 	}
+}
+
+func configIsFlags(t *testing.T, s string) {
+	list := flags(t, s)
+	file := filepath.Join(Helm(s), "values.yaml")
+	have, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	above, _, ok := bytes.Cut(have, []byte("# Flags of the service,"))
+	if !ok {
+		t.Fatalf("%s has no part for the service's flags", file)
+	}
+	generated(t, file, append(bytes.Clone(above), ConfigValues(s, list)...))
 }
 
 func TestSchemas(t *testing.T) {

@@ -3,6 +3,7 @@ module agentyard.dev/deploy/charttest
 go 1.26.0
 
 require (
+	go.starlark.net v0.0.0-20260908191801-89a6a09411d5
 	go.yaml.in/yaml/v3 v3.0.6
 	helm.sh/helm/v4 v4.3.1
 	sigs.k8s.io/yaml v1.6.0

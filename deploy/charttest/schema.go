@@ -44,7 +44,10 @@ func Schema(dir string) ([]byte, error) {
 	enc := json.NewEncoder(&b)
 	enc.SetEscapeHTML(false)
 	enc.SetIndent("", "  ")
-	return b.Bytes(), enc.Encode(root)
+	if err := enc.Encode(root); err != nil {
+		return nil, err
+	}
+	return b.Bytes(), nil
 }
 
 // dependencies returns the names of the charts that a chart depends on.

@@ -25,6 +25,8 @@ ingress:
     from: {{- toYaml . | nindent 6 }}
     {{- end }}
 egress: # to the runners in sessions' pods
-  - to: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: {{ include "lib.sessionNamespace" . }}}}}]
+  - to:
+      - namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: {{ include "lib.sessionNamespace" . }}}}
+        podSelector: {matchLabels: {{ include "lib.peer" (dict "root" . "name" "agentyard-session") }}}
     ports: [{port: 9000}]
 {{- end }}

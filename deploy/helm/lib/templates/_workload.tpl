@@ -88,7 +88,7 @@ containers:
       preStop: # load balancers and proxies need a moment to learn that this pod goes
         sleep: {seconds: {{ $values.drainSeconds }}}
     resources: {{- toYaml $values.resources | nindent 6 }}
-    securityContext: {{- include "lib.containerSecurity" .spec | nindent 6 }}
+    securityContext: {{- include "lib.containerSecurity" (dict "capabilities" .spec.capabilities "writableRoot" $values.global.writableRoot) | nindent 6 }}
     volumeMounts:
       - {name: bus, mountPath: /etc/agentyard/bus, readOnly: true}
       {{- if $values.global.bus.caSecret }}
@@ -134,7 +134,7 @@ seccompProfile: {type: RuntimeDefault}
 
 {{- define "lib.containerSecurity" -}}
 allowPrivilegeEscalation: false
-readOnlyRootFilesystem: true
+readOnlyRootFilesystem: {{ not .writableRoot }}
 capabilities:
   drop: [ALL]
   {{- with .capabilities }}

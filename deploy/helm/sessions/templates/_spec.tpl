@@ -5,6 +5,11 @@ flags:
   sessions.issuer-file: /etc/agentyard/bus/session.issuer
   sessions.bus-url: {{ include "sessions.runnerBusURL" . }}
   sessions.replicas: {{ .Values.global.bus.replicas }}
+  kube.namespace: {{ include "lib.sessionNamespace" . }}
+  kube.instance: {{ include "lib.yard" . }}
+  kube.service-account: {{ include "lib.yard" . }}-session
+  kube.image: {{ include "lib.image" (dict "root" . "image" .Values.runner.image) }}
+  kube.pull-policy: {{ .Values.global.image.pullPolicy }}
 egress:
   - ports: [{port: 443}, {port: 6443}] # the Kubernetes API, whose address no selector names
 {{- end }}
