@@ -2,15 +2,17 @@
 SHELL := bash
 MODULES := $(shell sed -n 's/^\t\.\///p' go.work)
 PACKAGES := $(addprefix ./,$(addsuffix /...,$(MODULES)))
+# Packages whose tests have the build tag "cluster".
+CLUSTER_PACKAGES := ./services/sessions/kube/clustertest
 GOLANGCI_LINT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 RUN ?= .
 TESTFLAGS ?= -timeout 20m
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-deps lint gen cross bench up
+.PHONY: help run test test-cluster test-deps lint gen cross bench up
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: ## start a yard on this machine (needs Go only); its sessions keep between runs
 	@echo 'building bin/agentyard; the first time this takes a minute or two' >&2
@@ -24,6 +26,11 @@ test: test-deps ## run every test of every module, and check that it builds for 
 
 test-deps: # what the tests start: real Redis, Git, Node for the agents from npm
 	@.ci/test-deps
+
+test-cluster: ## run the tests that need a real Kubernetes, which they start on this machine (Linux, root; the first time builds it)
+	@.ci/cluster-deps
+	go vet -tags cluster $(CLUSTER_PACKAGES)
+	go test -count=1 -tags cluster -timeout 15m $(CLUSTER_PACKAGES)
 
 cross: # compile the command for each platform that it ships for
 	@set -e; for os in linux darwin; do for arch in amd64 arm64; do \

@@ -38,7 +38,7 @@ type Config struct {
 	NodeGrace time.Duration
 	// TokenFile, if set, is a file of static tokens for the API server ("token,user,uid,groups" a line), so that tests can be somebody else than admin.
 	TokenFile string
-	// Dir holds state and logs; empty: a temporary directory that Stop removes.
+	// Dir holds state and logs, and lies where user 999 may go; empty: a temporary directory that Stop removes.
 	Dir string
 	// Logf is told how far it is; nil: nobody.
 	Logf func(format string, args ...any)

@@ -39,6 +39,7 @@ func keep(ctx context.Context, dir string, p component) error {
 		cmd.Env = append(os.Environ(), p.env...)
 		cmd.SysProcAttr = attributes(p.user)
 		if err := cmd.Start(); err != nil {
+			fmt.Fprintln(logFile, "== it cannot be started:", err)
 			return fmt.Errorf("start %s: %w", p.name, err)
 		}
 		_ = os.WriteFile(pidFile, []byte(strconv.Itoa(cmd.Process.Pid)), 0o644)

@@ -50,6 +50,7 @@ func run(ctx context.Context, args []string) error {
 	fs.StringVar(&pkg, "package", "", "Go `package` to build instead, from this directory")
 	fs.StringVar(&s.Binary, "binary", "", "`file` with a static binary to take instead of building one")
 	fs.StringVar(&s.Name, "name", "", "the image's name and tag; empty: "+repository+"<service>:dev")
+	fs.StringVar(&s.Path, "path", "", "where the binary is in the image; empty: /<service>")
 	fs.StringVar(&platform, "platform", "linux/amd64", "`os/arch` of the image")
 	fs.StringVar(&s.User, "user", "", "user and group `id`s; empty: the service's")
 	fs.StringVar(&version, "version", "dev", "what the binary says its version is")
@@ -105,7 +106,9 @@ func run(ctx context.Context, args []string) error {
 			return err
 		}
 	}
-	s.Path = "/" + name
+	if s.Path == "" {
+		s.Path = "/" + name
+	}
 	return write(s, out)
 }
 

@@ -2,8 +2,6 @@ package kube
 
 import (
 	"context"
-	"strings"
-
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -20,7 +18,8 @@ import (
 // volume is what is known of a session's volume. It has the session's name, and no owner: it outlives pods.
 type volume struct {
 	sessions.Ref
-	keep bool // not ours to remove
+	keep bool          // not ours to remove
+	gone chan struct{} // closed when it is no more
 }
 
 // makeVolume makes the volume of l, or makes it as the profile now wants it, if it is there.
@@ -57,7 +56,9 @@ func (r *Runtime) makeVolume(ctx context.Context, l launch.Launch) error {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.volumes[l.Session] = volume{Ref: sessions.Ref{Tenant: l.Tenant, Session: l.Session}, keep: want.Keep}
+	if _, seen := r.volumes[l.Session]; !seen {
+		r.volumes[l.Session] = volume{Ref: sessions.Ref{Tenant: l.Tenant, Session: l.Session}, keep: want.Keep, gone: make(chan struct{})}
+	}
 	return nil
 }
 
@@ -75,10 +76,12 @@ func (r *Runtime) removeVolume(ctx context.Context, session string) error {
 	if err != nil && !apierrors.IsNotFound(err) {
 		return api.Errorf(api.CodeUnavailable, "remove the session's volume: %w", err)
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	delete(r.volumes, session)
-	return nil
+	select { // the cluster holds it while a pod may use it
+	case <-v.gone:
+		return nil
+	case <-ctx.Done():
+		return api.Errorf(api.CodeUnavailable, "remove the session's volume: it is still in use: %w", ctx.Err())
+	}
 }
 
 // stripVolume keeps of a volume claim what is read.
@@ -101,11 +104,12 @@ func (r *Runtime) volumeHandler() cache.ResourceEventHandler {
 		}
 		r.mu.Lock()
 		defer r.mu.Unlock()
-		if c.DeletionTimestamp != nil {
-			delete(r.volumes, ref.Session)
-			return
+		v, seen := r.volumes[ref.Session]
+		if !seen {
+			v = volume{Ref: ref, gone: make(chan struct{})}
 		}
-		r.volumes[strings.Clone(ref.Session)] = volume{Ref: ref, keep: c.Labels[labelKeep] == "true"}
+		v.keep = c.Labels[labelKeep] == "true"
+		r.volumes[ref.Session] = v
 	}
 	return cache.ResourceEventHandlerFuncs{
 		AddFunc:    observe,
@@ -117,7 +121,10 @@ func (r *Runtime) volumeHandler() cache.ResourceEventHandler {
 			if c, ok := obj.(*corev1.PersistentVolumeClaim); ok {
 				r.mu.Lock()
 				defer r.mu.Unlock()
-				delete(r.volumes, c.Name)
+				if v, seen := r.volumes[c.Name]; seen {
+					close(v.gone)
+					delete(r.volumes, c.Name)
+				}
 			}
 		},
 	}

@@ -67,6 +67,7 @@ func Launch(env ...string) launch.Launch {
 	l := launch.Launch{
 		Tenant: "default", Session: api.NewID(api.KindSession), Incarnation: 1, EndpointKey: "k",
 		Agent: api.Agent{Kind: "demo"}, Env: map[string]string{},
+		Pod: launch.Pod{Pod: api.Pod{Volume: &api.Volume{Bytes: 16 << 20}}}, // for a workspace that can be kept
 	}
 	for _, name := range env {
 		l.Env[name] = "1"
