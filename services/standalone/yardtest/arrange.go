@@ -1,8 +1,10 @@
 package yardtest
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -99,8 +101,28 @@ func (y *Yard) endRunners(t testing.TB) {
 		if instance.Ended || err != nil || !strings.Contains(string(argv), "\x00runner\x00") {
 			continue // it has ended, and its process id may be another's
 		}
-		if err := syscall.Kill(-instance.PID, syscall.SIGKILL); err != nil {
+		if err := syscall.Kill(-instance.PID, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
 			t.Errorf("end a runner: %v", err)
+			continue
+		}
+		awaitEnd(t, instance.PID)
+	}
+}
+
+// awaitEnd waits until a killed process is gone, or at least does nothing any more: its data is about to be removed.
+func awaitEnd(t testing.TB, pid int) {
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.After(readyWithin); ; {
+		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		if err != nil || bytes.Contains(stat, []byte(") Z ")) || bytes.Contains(stat, []byte(") X ")) {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-deadline:
+			t.Errorf("the runner %d does not end", pid)
+			return
 		}
 	}
 }

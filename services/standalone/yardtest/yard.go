@@ -8,12 +8,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -126,11 +128,17 @@ func (y *Yard) Processes() []string {
 // PID returns the process id of the yard's first process.
 func (y *Yard) PID() int { return y.procs[0].cmd.Process.Pid }
 
-// Kill ends a process with SIGKILL and waits until it is gone.
+// Kill ends a process with SIGKILL and waits until it is gone. One that has ended by itself
+// fails the test.
 func (y *Yard) Kill(t testing.TB, name string) {
 	t.Helper()
 	p := y.process(t, name)
-	if err := p.cmd.Process.Kill(); err != nil {
+	select {
+	case <-p.exited:
+		t.Fatalf("%s had ended by itself, with %s:\n%s", name, p.cmd.ProcessState, p.output)
+	default:
+	}
+	if err := p.cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		t.Fatalf("kill %s: %v", name, err)
 	}
 	<-p.exited
@@ -276,15 +284,21 @@ func (w *tail) String() string {
 }
 
 // freeAddress returns a loopback address that was free a moment ago and that the yard
-// keeps across restarts.
+// keeps across restarts. It is none of those that the kernel gives to whoever asks for any:
+// one of them may be another test's by the time that a killed process is back.
 func freeAddress(t testing.TB) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	const first, count = 20_000, 12_000 // the kernel's begin at 32,768 or above
+	for range 100 {
+		l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(first+rand.IntN(count))))
+		if err != nil {
+			continue
+		}
+		defer l.Close()
+		return l.Addr().String()
 	}
-	defer l.Close()
-	return l.Addr().String()
+	t.Fatal("no address is free")
+	return ""
 }
 
 var build = sync.OnceValues(func() (string, error) {
