@@ -6,6 +6,7 @@ func Operations() []AnyOp {
 		CreateSession, ListSessions, GetSession, SessionHistory, UpdateSession, DeleteSession,
 		PauseSession, ResumeSession, InterruptSession, SendMessage, ListMessages, AnswerApproval,
 		CreateProfile, ListProfiles, GetProfile, UpdateProfile, DeleteProfile,
+		PutSecret, ListSecrets, DeleteSecret, PutCredential, ListCredentials, DeleteCredential,
 		Exchange, JWKS, GetMe, CreateUser, ListUsers, GetUser, UpdateUser, DeleteUser,
 		CreateTenant, ListTenants, GetTenant, UpdateTenant,
 		CreateKey, ListKeys, RevokeKey, ListAudit,

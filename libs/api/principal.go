@@ -22,6 +22,8 @@ const (
 	SessionDelete Permission = "session:delete" // own
 	ProfileRead   Permission = "profile:read"
 	ProfileWrite  Permission = "profile:write"
+	SecretRead    Permission = "secret:read"  // own: names, never values
+	SecretWrite   Permission = "secret:write" // own
 	UserRead      Permission = "user:read"
 	UserWrite     Permission = "user:write"
 	TenantRead    Permission = "tenant:read"
@@ -55,12 +57,13 @@ var rolePermissions = map[Role][]Permission{
 		SessionCreate, SessionRead, SessionWrite, SessionDelete,
 		SessionRead.Any(), SessionWrite.Any(), SessionDelete.Any(),
 		ProfileRead, ProfileWrite, UserRead, UserWrite, TenantRead,
+		SecretRead, SecretWrite, SecretRead.Any(), SecretWrite.Any(),
 		KeyRead, KeyWrite, KeyRead.Any(), KeyWrite.Any(), AuditRead,
 		TaskCreate, TaskRead, TaskWrite, TaskRead.Any(), TaskWrite.Any(), TrafficRead, TrafficWrite,
 	},
 	RoleMember: {
 		SessionCreate, SessionRead, SessionWrite, SessionDelete, ProfileRead, UserRead, TenantRead,
-		KeyRead, KeyWrite, TaskCreate, TaskRead, TaskWrite, TrafficRead,
+		SecretRead, SecretWrite, KeyRead, KeyWrite, TaskCreate, TaskRead, TaskWrite, TrafficRead,
 	},
 	RoleViewer: {
 		SessionRead, SessionRead.Any(), ProfileRead, UserRead, TenantRead, TaskRead, TaskRead.Any(), TrafficRead,

@@ -121,6 +121,10 @@ type Profile struct {
 	IdleTimeout Duration          `json:"idle_timeout,omitempty"`
 	// IdleAction is what becomes of a session that was idle for so long; empty: it is paused.
 	IdleAction IdleAction `json:"idle_action,omitempty"`
+	// Secrets, MCPServers and Credentials are what its sessions' agents are given, of which nothing is in the session itself.
+	Secrets     []SecretRef     `json:"secrets,omitempty"`
+	MCPServers  []MCPServer     `json:"mcp_servers,omitempty"`
+	Credentials *CredentialSync `json:"credentials,omitempty"` // nil: nothing is kept
 	// Isolation lists what a runtime must provide: "user", "mount", "pid", "cgroup".
 	// A runtime that cannot refuses the session.
 	Isolation []string `json:"isolation,omitempty"`
@@ -202,6 +206,10 @@ type SessionRecord struct {
 	Pod   Pod    `json:"pod,omitzero"`
 	// BoundTo is the UID of the pod that was told this incarnation's launch; no other is told, and that one not twice.
 	BoundTo string `json:"bound_to,omitempty"`
+	// Secrets, MCPServers and CredentialFiles are the profile's likewise: references, never values.
+	Secrets         []SecretRef `json:"secrets,omitempty"`
+	MCPServers      []MCPServer `json:"mcp_servers,omitempty"`
+	CredentialFiles []string    `json:"credential_files,omitempty"`
 	// IdleAction is the profile's at the time of creation. IdlePaused says that the clock put the session aside, and no person.
 	IdleAction IdleAction `json:"idle_action,omitempty"`
 	IdlePaused bool       `json:"idle_paused,omitempty"`

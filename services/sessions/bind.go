@@ -37,7 +37,7 @@ func (s *Service) bind(ctx context.Context, req api.RunnerBindRequest) (api.Runn
 	if err != nil {
 		return none, err
 	}
-	l, err := s.launchOf(e)
+	l, err := s.launchOf(ctx, e)
 	if err != nil {
 		return none, err
 	}
@@ -50,14 +50,15 @@ func (s *Service) bind(ctx context.Context, req api.RunnerBindRequest) (api.Runn
 	return api.RunnerBindResponse{Launch: text}, nil
 }
 
-// launchOf returns what the current incarnation's runner is told, but for where it works.
-func (s *Service) launchOf(e bus.Entry[api.SessionRecord]) (launch.Launch, error) {
+// launchOf returns what the current incarnation's runner is told, but for where it works. It fails with invalid when the session's profile names
+// what is not there.
+func (s *Service) launchOf(ctx context.Context, e bus.Entry[api.SessionRecord]) (launch.Launch, error) {
 	rec := e.State
 	credentials, err := s.deps.Issuer.Credentials(e.Key.Tenant, e.Key.ID)
 	if err != nil {
 		return launch.Launch{}, api.Errorf(api.CodeInternal, "mint credentials: %w", err)
 	}
-	return launch.Launch{
+	l := launch.Launch{
 		Tenant: e.Key.Tenant, Session: e.Key.ID, Incarnation: rec.Incarnation,
 		BusURL: s.deps.BusURL, Credentials: credentials,
 		Agent: api.Agent{Kind: rec.Agent.Kind, Command: rec.Agent.Command, Args: rec.Agent.Args}, Env: rec.Env,
@@ -66,5 +67,6 @@ func (s *Service) launchOf(e bus.Entry[api.SessionRecord]) (launch.Launch, error
 		EndpointKey:      rec.EndpointKey,
 		Sandbox:          launch.Sandbox{Isolation: rec.Demand, Resources: rec.Resources},
 		Pod:              launch.Pod{Profile: rec.Profile, Image: rec.Image, Pod: rec.Pod, SessionLabels: rec.Labels},
-	}, nil
+	}
+	return l, s.furnish(ctx, &l, rec)
 }

@@ -24,6 +24,9 @@ type Config struct {
 	Reconcile time.Duration
 	// Workers is how many sessions are started, paused and stopped at once.
 	Workers int
+	// SecretKeysFile holds the keys that seal secrets and credentials (seal.ParseKeys), the one that seals first. Empty: a key that the
+	// yard's session issuer gives.
+	SecretKeysFile string
 	// Replicas of the ledgers and the log on a bus of several servers.
 	Replicas int
 }
@@ -58,6 +61,7 @@ func (c *Config) Register(fs *flag.FlagSet) {
 	fs.DurationVar(&c.RestartReset, "sessions.restart-reset", c.RestartReset, "a runner that lived so long begins a new count of restarts")
 	fs.DurationVar(&c.Retention, "sessions.retention", c.Retention, "keep the history and the log of an ended session for so long; 0: for ever")
 	fs.BoolVar(&c.AllowPrivateRepositories, "sessions.allow-private-repositories", c.AllowPrivateRepositories, "clone from loopback and private addresses and from file:// URLs")
+	fs.StringVar(&c.SecretKeysFile, "sessions.secret-keys-file", c.SecretKeysFile, "`file` with the keys that seal secrets, 32 bytes in base64 a line, the newest first; empty: the yard's own key")
 	fs.DurationVar(&c.Sweep, "sessions.sweep", c.Sweep, "how often timeouts and retention are looked at")
 	fs.DurationVar(&c.Reconcile, "sessions.reconcile", c.Reconcile, "how often what the runtime has is compared with the ledger; what is wrong twice is mended")
 	fs.IntVar(&c.Workers, "sessions.workers", c.Workers, "sessions that are started or stopped at once")

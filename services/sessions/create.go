@@ -139,6 +139,11 @@ func (s *Service) prepare(ctx context.Context, p api.Principal, req api.CreateSe
 			bad.add("/profile", "%q demands isolation that the %s runtime cannot give here: %s", name, s.deps.Info.Name, strings.Join(lacks, ", "))
 		}
 	}
+	if err == nil {
+		if err := s.satisfied(ctx, &bad, "/profile", p, profile); err != nil {
+			return api.SessionRecord{}, err
+		}
+	}
 	if err := bad.err(); err != nil {
 		return api.SessionRecord{}, err
 	}
@@ -161,6 +166,7 @@ func (s *Service) prepare(ctx context.Context, p api.Principal, req api.CreateSe
 			IdleTimeout: firstDuration(req.IdleTimeout, profile.IdleTimeout, api.Duration(s.cfg.IdleTimeout)),
 		},
 		Env: env, StateSince: now, Demand: profile.Isolation, Resources: profile.Resources, Image: profile.Image, Pod: profile.Pod, IdleAction: profile.IdleAction,
+		Secrets: profile.Secrets, MCPServers: profile.MCPServers, CredentialFiles: credentialFiles(profile, agent.Kind),
 	}, nil
 }
 

@@ -85,6 +85,7 @@ func (s *Service) lead(ctx context.Context) error {
 	defer parts.Wait()
 	parts.Go(func() { s.sweep(ctx) })
 	parts.Go(func() { s.watchOrphans(ctx) })
+	parts.Go(func() { s.reseal(ctx) })
 	q.run(ctx, s.cfg.Workers, s.reconcile)
 	return nil
 }

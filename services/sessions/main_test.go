@@ -52,7 +52,8 @@ func TestMain(m *testing.M) {
 // yard is a sessions service on a real bus with the process runtime and the real runner.
 type yard struct {
 	t      *testing.T
-	dir    string
+	dir    string // of sessions
+	store  string // of the bus
 	srv    *bus.Server
 	ring   *bus.Keyring
 	key    token.SigningKey
@@ -90,8 +91,12 @@ func emptyYard(t *testing.T, change func(*sessions.Config)) *yard {
 	if change != nil {
 		change(&y.cfg)
 	}
-	y.srv, y.ring = bustest.New(t)
-	var err error
+	ring, err := bus.OpenKeyring(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	y.ring, y.store = ring, t.TempDir()
+	y.srv = bustest.Start(t, ring, y.store, "127.0.0.1:0")
 	if y.key, err = token.NewSigningKey(time.Now(), time.Now(), time.Now().Add(24*time.Hour)); err != nil {
 		t.Fatal(err)
 	}

@@ -26,6 +26,7 @@ import (
 	"agentyard.dev/libs/api"
 	"agentyard.dev/libs/bus"
 	"agentyard.dev/libs/rpc"
+	"agentyard.dev/services/sessions/seal"
 )
 
 // actor is who changes a session when nobody asked.
@@ -48,6 +49,8 @@ type Deps struct {
 	Now      func() time.Time      // nil: time.Now
 	// Denied, if set, is told of each refused operation. It must not block.
 	Denied func(ctx context.Context, op api.OpInfo, p api.Principal, err error)
+	// Acted, if set, is told of each act on secrets and stored credentials, by name. It must not block.
+	Acted func(ctx context.Context, op api.OpInfo, object string)
 }
 
 // Service is the sessions service.
@@ -62,12 +65,19 @@ type Service struct {
 	profiles *bus.Ledger[api.Profile]
 	byName   *bus.View[api.Profile]
 	events   *bus.Log
-	quotas   *quotas
-	reports  *queue                // sessions whose newest report waits to be written
-	term     atomic.Pointer[queue] // sessions to reconcile; nil while another replica does it
-	tracker  *tracker
-	metrics  *metrics
-	ready    chan struct{} // closed when operations are answered
+
+	keys           *seal.Keys
+	secrets        *bus.Ledger[secretRecord]
+	secretView     *bus.View[secretRecord]
+	credentials    *bus.Ledger[credentialRecord]
+	credentialView *bus.View[credentialRecord]
+
+	quotas  *quotas
+	reports *queue                // sessions whose newest report waits to be written
+	term    atomic.Pointer[queue] // sessions to reconcile; nil while another replica does it
+	tracker *tracker
+	metrics *metrics
+	ready   chan struct{} // closed when operations are answered
 }
 
 // Index names of the view of SESSIONS.
@@ -129,9 +139,11 @@ func (s *Service) Run(ctx context.Context) error {
 	s.quotas = &quotas{cfg: s.cfg, view: s.view, users: users, tenants: tenants, creating: map[string]map[bus.Key]int{}}
 	part("follow sessions", s.view.Run)
 	part("follow profiles", s.byName.Run)
+	part("follow secrets", s.secretView.Run)
+	part("follow credentials", s.credentialView.Run)
 	part("follow users", users.Run)
 	part("follow tenants", tenants.Run)
-	for _, loaded := range []<-chan struct{}{s.view.Ready(), s.byName.Ready()} {
+	for _, loaded := range []<-chan struct{}{s.view.Ready(), s.byName.Ready(), s.secretView.Ready(), s.credentialView.Ready()} {
 		select {
 		case <-loaded:
 		case <-ctx.Done():
@@ -186,6 +198,9 @@ func (s *Service) open(ctx context.Context) (err error) {
 	if s.events, err = bus.OpenLog(ctx, conn, bus.LogConfig{Replicas: s.cfg.Replicas}); err != nil {
 		return err
 	}
+	if err := s.openSecrets(ctx); err != nil {
+		return err
+	}
 	s.view = s.sessions.View(bus.ViewConfig[api.SessionRecord]{Indexes: indexes(), OnChange: s.changed})
 	s.byName = s.profiles.View(bus.ViewConfig[api.Profile]{
 		Indexes: map[string]func(bus.Entry[api.Profile]) []string{
@@ -230,6 +245,13 @@ func (s *Service) register(server *rpc.Server) {
 	rpc.Handle(server, api.GetProfile, s.getProfile)
 	rpc.Handle(server, api.UpdateProfile, s.updateProfile)
 	rpc.Handle(server, api.DeleteProfile, s.deleteProfile)
+	rpc.Handle(server, api.PutSecret, s.putSecret)
+	rpc.Handle(server, api.ListSecrets, s.listSecrets)
+	rpc.Handle(server, api.DeleteSecret, s.deleteSecret)
+	rpc.Handle(server, api.PutCredential, s.putCredential)
+	rpc.Handle(server, api.ListCredentials, s.listCredentials)
+	rpc.Handle(server, api.DeleteCredential, s.deleteCredential)
+	rpc.Handle(server, api.RunnerCredential, s.keepCredential)
 	rpc.Handle(server, api.RunnerReport, s.report)
 	rpc.Handle(server, api.RunnerInbox, s.inbox)
 	rpc.Handle(server, api.RunnerResume, s.position)

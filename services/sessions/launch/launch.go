@@ -17,11 +17,15 @@ type Launch struct {
 	BusURL      string `json:"bus_url"`
 	Credentials []byte `json:"credentials"` // of this session only (bus.SessionIssuer)
 
-	Agent            api.Agent         `json:"agent"`         // kind, command and args as resolved from profile and request
-	AgentSession     string            `json:"agent_session"` // unused by the runtime; see RunnerResumeResponse
-	Env              map[string]string `json:"env,omitempty"` // added to the agent's environment, which is built from nothing
-	Repository       *api.Repository   `json:"repository,omitempty"`
-	RepositoryPolicy RepositoryPolicy  `json:"repository_policy"`
+	Agent        api.Agent         `json:"agent"`         // kind, command and args as resolved from profile and request
+	AgentSession string            `json:"agent_session"` // unused by the runtime; see RunnerResumeResponse
+	Env          map[string]string `json:"env,omitempty"` // added to the agent's environment, which is built from nothing
+	// Files, MCPServers and CredentialFiles are what the session's profile gives its agent; the secrets in them are nowhere else.
+	Files            []File           `json:"files,omitempty"`
+	MCPServers       []api.MCPServer  `json:"mcp_servers,omitempty"`
+	CredentialFiles  []CredentialFile `json:"credential_files,omitempty"`
+	Repository       *api.Repository  `json:"repository,omitempty"`
+	RepositoryPolicy RepositoryPolicy `json:"repository_policy"`
 
 	// Dir holds workspace/, home/ and tmp/, which the runner makes.
 	Dir string `json:"dir"`

@@ -29,7 +29,7 @@ func (r *runner) startEarly(ctx context.Context) *earlyStart {
 	e := &earlyStart{cancel: cancel, done: make(chan struct{})}
 	go func() { // drop or take waits for it
 		defer close(e.done)
-		e.agent, e.err = r.start(ctx, agent.Config{Argv: argv, Dir: r.workspace(), Spawn: r.spawn, Sink: r.sink, Logger: r.log})
+		e.agent, e.err = r.start(ctx, r.agentConfig(argv, ""))
 	}()
 	return e
 }

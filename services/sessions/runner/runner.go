@@ -61,6 +61,7 @@ type runner struct {
 	ahead   atomic.Pointer[Ahead] // nil when it was taken or there is none
 	early   *earlyStart           // likewise
 	up      func()                // nil when it was called
+	kept    []*keptFile           // only the goroutine that keeps them uses them
 	budget  *budget
 	queue   *queue
 	state   *state
@@ -68,6 +69,8 @@ type runner struct {
 	current atomic.Pointer[turn]        // nil between turns
 	typist  atomic.Pointer[agent.Agent] // nil while there is no agent
 	pushing sync.Mutex                  // held while the workspace is pushed
+
+	background background
 }
 
 // starters maps protocols to adapters.
@@ -101,6 +104,9 @@ func Run(ctx context.Context, l launch.Launch, opts Options) error {
 		}
 	}()
 	if err := r.makeDirs(); err != nil {
+		return err
+	}
+	if err := r.furnish(); err != nil {
 		return err
 	}
 	r.spawn = r.spawner(opts.Path)
@@ -157,7 +163,10 @@ func (r *runner) run(ctx context.Context, listener net.Listener, after uint64) e
 	part(&parts, work, r.report)
 	part(&parts, work, func(ctx context.Context) error { return r.follow(ctx, after) })
 	part(&parts, work, r.work)
+	part(&parts, work, r.keep)
+	part(&parts, work, r.watchBackground)
 	parts.Wait()
+	r.keepLast()
 	err := context.Cause(work)
 	failed := ctx.Err() == nil && !errors.Is(err, errStopped) && !errors.Is(err, bus.ErrSuperseded)
 	if failed {
@@ -254,6 +263,7 @@ func (r *runner) turn(ctx context.Context, s *supervisor, t *turn) error {
 	if err := r.append(ctx, t.status(api.ActivityWorking)); err != nil {
 		return err
 	}
+	r.background.begin()
 	r.state.set(api.ActivityWorking)
 	if t.item.started != nil {
 		close(t.item.started)
@@ -273,7 +283,8 @@ func (r *runner) turn(ctx context.Context, s *supervisor, t *turn) error {
 	if err := r.appender.Flush(ctx); err != nil {
 		return err
 	}
-	r.state.set(api.ActivityIdle)
+	left := r.background.count()
+	r.state.change(func(now *api.RunnerReportRequest) { now.Activity, now.Background = api.ActivityIdle, left })
 	return nil
 }
 

@@ -105,6 +105,7 @@ func (s *supervisor) start(ctx context.Context) error {
 		return err
 	}
 	s.agent, s.begun = a, time.Now()
+	r.background.forget()
 	info := a.Info()
 	r.state.session(info.Session)
 	s.preamble = ""
@@ -132,7 +133,7 @@ func (r *runner) startAgent(ctx context.Context, argv []string, session string) 
 			return e.take(ctx)
 		}
 	}
-	return r.start(ctx, agent.Config{Argv: argv, Dir: r.workspace(), Session: session, Spawn: r.spawn, Sink: r.sink, Logger: r.log})
+	return r.start(ctx, r.agentConfig(argv, session))
 }
 
 // preamble is the conversation so far for an agent that cannot load it. A terminal would

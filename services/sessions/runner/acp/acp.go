@@ -100,7 +100,7 @@ func (c *client) open(ctx context.Context, cfg agent.Config) error {
 		}
 	}
 	var opened SessionResponse
-	if err := c.signedIn(ctx, hello.AuthMethods, MethodNewSession, SessionRequest{CWD: cfg.Dir, MCPServers: []any{}}, &opened); err != nil {
+	if err := c.signedIn(ctx, hello.AuthMethods, MethodNewSession, SessionRequest{CWD: cfg.Dir, MCPServers: c.servers(cfg)}, &opened); err != nil {
 		return fmt.Errorf("open the conversation: %w", err)
 	}
 	c.session = opened.SessionID
@@ -116,7 +116,7 @@ func (c *client) load(ctx context.Context, cfg agent.Config, methods []AuthMetho
 	} else if !c.caps.LoadSession {
 		return agent.ErrLoad
 	}
-	req := SessionRequest{SessionID: cfg.Session, CWD: cfg.Dir, MCPServers: []any{}}
+	req := SessionRequest{SessionID: cfg.Session, CWD: cfg.Dir, MCPServers: c.servers(cfg)}
 	if err := c.signedIn(ctx, methods, method, req, nil); err != nil {
 		return err
 	}

@@ -62,6 +62,7 @@ type InitializeResponse struct {
 type AgentCapabilities struct {
 	LoadSession        bool               `json:"loadSession"`
 	PromptCapabilities PromptCapabilities `json:"promptCapabilities"`
+	MCP                MCPCapabilities    `json:"mcpCapabilities"`
 	Session            struct {
 		Resume json.RawMessage `json:"resume,omitempty"` // an object when supported
 	} `json:"sessionCapabilities"`

@@ -87,6 +87,11 @@ type Config struct {
 	Spawn   Spawner
 	Sink    Sink
 	Logger  *slog.Logger
+
+	// MCPServers are what the session's profile gives the agent; MCPConfig is a file that tells of them in the form of
+	// Claude Code, for adapters that cannot give them over the protocol.
+	MCPServers []api.MCPServer
+	MCPConfig  string
 }
 
 // Starter starts an agent and returns when it can take a prompt.

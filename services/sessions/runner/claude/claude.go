@@ -94,6 +94,9 @@ func start(ctx context.Context, cfg agent.Config, flags []string) (*client, erro
 	argv := append([]string{}, cfg.Argv...)
 	argv = append(argv, "-p", "--input-format", "stream-json", "--output-format", "stream-json", "--verbose",
 		"--include-partial-messages", "--permission-prompt-tool", "stdio")
+	if cfg.MCPConfig != "" {
+		argv = append(argv, "--mcp-config", cfg.MCPConfig)
+	}
 	program, err := cfg.Spawn(append(argv, flags...), "DISABLE_AUTOUPDATER=1")
 	if err != nil {
 		return nil, err
