@@ -1,26 +1,55 @@
-// Package tcagent is the node agent: it makes one node's kernel do what traffic plans say, and needs no Kubernetes for it.
+// Package tcagent is the node agent: it makes one node's kernel do what its sessions' traffic plans say, and needs no Kubernetes for it.
 //
-// It is a process with its own identity on the bus that reports its health and stops when told; it enforces no plans
-// yet.
+// It follows its own node's plans (follow.go) and keeps the last ones on disk (store.go), finds each session's interface (find.go), and
+// makes the kernel hold the plan (enforce.go): on news, when somebody else changes what is there, and at each audit. It reports what it
+// applied (report.go) and what the kernel counts (count.go). It answers no requests, knows policies no more than tenants, and changes nothing when it
+// stops: what is in force stays.
 package tcagent
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"log/slog"
+	"sync"
 
+	"github.com/prometheus/client_golang/prometheus"
+
+	"agentyard.dev/libs/api"
 	"agentyard.dev/libs/bus"
+	"agentyard.dev/libs/tc"
+	"agentyard.dev/libs/tc/kernel"
 )
 
 // Deps is what the service works with.
 type Deps struct {
-	Bus    *bus.Conn
-	Logger *slog.Logger // nil: none
+	Bus     *bus.Conn
+	Version string
+	Logger  *slog.Logger          // nil: none
+	Metrics prometheus.Registerer // nil: none
+	// Namespace is a file of the network namespace in which the node's sides of the sessions' interfaces are; empty: the process's own.
+	Namespace string
 }
 
 // Service is the node agent of one node.
 type Service struct {
-	cfg  Config
-	deps Deps
+	cfg     Config
+	deps    Deps
+	log     *slog.Logger
+	token   string // the node's, on the bus
+	metrics *metrics
+	store   store
+
+	// kernel is nil where the node cannot control traffic; unable says why.
+	kernel *kernel.Kernel
+	unable error
+	finder *finder
+
+	mu       sync.Mutex
+	sessions map[string]*session
+	dirty    map[string]struct{} // sessions to look at
+	wake     chan struct{}       // there are some
+	news     chan struct{}       // there is something to report
 }
 
 // New returns the service; Run starts it.
@@ -28,18 +57,84 @@ func New(cfg Config, deps Deps) *Service {
 	if deps.Logger == nil {
 		deps.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Service{cfg: cfg, deps: deps}
+	cfg = cfg.withDefaults()
+	return &Service{
+		cfg: cfg, deps: deps, log: deps.Logger, token: api.TrafficNodeToken(cfg.Node), metrics: newMetrics(deps.Metrics), store: store{dir: cfg.Data},
+		sessions: map[string]*session{}, dirty: map[string]struct{}{}, wake: make(chan struct{}, 1), news: make(chan struct{}, 1),
+	}
 }
 
-// Ready reports nil when the service can do its work: the bus answers.
+// Ready reports nil when the service can do all its work: the bus answers. Without it the plans that it has stay in force.
 func (s *Service) Ready(ctx context.Context) error { return s.deps.Bus.Ready(ctx) }
 
-// Run works until ctx ends.
+// Run works until ctx ends, and leaves in force what is.
 func (s *Service) Run(ctx context.Context) error {
 	if err := s.cfg.Validate(); err != nil {
 		return err
 	}
-	s.deps.Logger.InfoContext(ctx, "tcagent runs")
+	if err := s.open(ctx); err != nil {
+		return err
+	}
+	if s.kernel != nil {
+		defer func() { _ = s.kernel.Close() }()
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var parts sync.WaitGroup
+	defer parts.Wait()
+	defer cancel(nil)
+	part := func(name string, run func(context.Context) error) {
+		parts.Go(func() {
+			if err := run(ctx); err != nil && ctx.Err() == nil {
+				cancel(fmt.Errorf("%s: %w", name, err))
+			}
+		})
+	}
+	part("enforce", s.enforce)
+	part("follow plans", s.follow)
+	part("report", s.report)
+	if s.kernel != nil {
+		part("watch", s.watch)
+		part("count", s.count)
+	}
 	<-ctx.Done()
+	if err := context.Cause(ctx); !errors.Is(err, context.Canceled) {
+		return err
+	}
 	return nil
+}
+
+// open probes the kernel and takes up the plans that an agent before this one accepted.
+func (s *Service) open(ctx context.Context) error {
+	k, err := kernel.Open(s.deps.Namespace)
+	switch {
+	case errors.Is(err, kernel.ErrUnsupported):
+		s.unable = err
+		s.log.WarnContext(ctx, "this node cannot control traffic; its sessions' traffic is not limited", "err", err)
+	case err != nil:
+		return err
+	default:
+		s.kernel, s.finder = k, newFinder(s.cfg.Proc, k)
+	}
+	kept, err := s.store.load(s.log)
+	if err != nil {
+		return err
+	}
+	for _, a := range kept {
+		if plan, err := decode(a.Record); err != nil {
+			s.log.WarnContext(ctx, "a kept plan cannot be used", "session", a.Record.Session, "err", err)
+		} else {
+			s.sessions[a.Record.Session] = &session{accepted: a, heard: a.Rev, plan: plan}
+			s.look(a.Record.Session)
+		}
+	}
+	s.log.InfoContext(ctx, "tcagent runs", "node", s.cfg.Node, "kept", len(kept), "capabilities", fmt.Sprintf("%+v", s.capabilities()))
+	return nil
+}
+
+func (s *Service) capabilities() tc.Capabilities {
+	if s.kernel == nil {
+		return tc.Capabilities{}
+	}
+	return s.kernel.Capabilities()
 }

@@ -78,6 +78,18 @@ func (k *Kernel) forget(device int) {
 	delete(k.seen, device)
 }
 
+// interfaceOf is the interface whose upload passes device, or device itself.
+func (k *Kernel) interfaceOf(device int) int {
+	k.seenMu.Lock()
+	defer k.seenMu.Unlock()
+	for host, at := range k.seen {
+		if at.ifb == device {
+			return host
+		}
+	}
+	return device
+}
+
 func countPeer(at Interface) ([]ClassCounters, error) {
 	s, err := dial(at.Namespace, 0)
 	if err != nil {

@@ -76,7 +76,8 @@ func (k *Kernel) Sweep(ctx context.Context) (deleted []string, err error) {
 	return deleted, err
 }
 
-// Watch calls f for the changes that others make to devices and their traffic control, until ctx ends. ready is called when it listens.
+// Watch calls f for the changes that others make to devices and their traffic control, until ctx ends. ready is called when it listens. A
+// change of a session's IFB is told as one of its interface.
 func (k *Kernel) Watch(ctx context.Context, ready func(), f func(Change)) error {
 	s, err := dial(k.path, groupLink|groupTraffic)
 	if err != nil {
@@ -119,12 +120,12 @@ func (k *Kernel) changeOf(m received) (c Change, ok bool) {
 	if len(m.body) < sizeofIfinfomsg || m.port == k.socket.port {
 		return c, false
 	}
-	c.Device = int(int32(native.Uint32(m.body[4:])))
+	c.Device = k.interfaceOf(int(int32(native.Uint32(m.body[4:]))))
 	switch m.kind {
 	case unix.RTM_DELLINK:
 		c.Gone = true
 	case unix.RTM_NEWLINK:
-		c.New = native.Uint32(m.body[12:]) == 1<<32-1 // ifi_change of a new device
+		c.New = native.Uint32(m.body[12:]) == 1<<32-1 // ifi_change, of a new device all
 		return c, c.New
 	case unix.RTM_NEWQDISC, unix.RTM_DELQDISC, unix.RTM_NEWTCLASS, unix.RTM_DELTCLASS, unix.RTM_NEWTFILTER, unix.RTM_DELTFILTER:
 	default:

@@ -1,4 +1,4 @@
-// Command tcagent is the node agent, one process per node. It links no Kubernetes client.
+// Command tcagent is the node agent, one process per node and the only one with privileges over its network. It links no Kubernetes client.
 package main
 
 import (
@@ -30,8 +30,8 @@ func main() {
 //
 //	┌─ daemon ──────────────────────┐
 //	│ admin: health, ready, metrics │ ◀── operator, kubelet
-//	│ tcagent                       │
-//	│    └─ connection ─────────────┼──▶ bus
+//	│ tcagent ── kernel ────────────┼──▶ sessions' interfaces
+//	│    └─ connection ─────────────┼──▶ bus: its node's plans, what it applied, counters
 //	└───────────────────────────────┘
 func run(args []string, getenv func(string) string) error {
 	var (
@@ -55,7 +55,7 @@ func run(args []string, getenv func(string) string) error {
 	if err != nil {
 		return err
 	}
-	service := tcagent.New(cfg, tcagent.Deps{Bus: conn, Logger: d.Logger})
+	service := tcagent.New(cfg, tcagent.Deps{Bus: conn, Version: version, Logger: d.Logger, Metrics: d.Metrics})
 
 	d.Ready("tcagent", service.Ready)
 	d.Add("bus", conn.Run)

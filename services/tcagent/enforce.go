@@ -1,0 +1,317 @@
+package tcagent
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"agentyard.dev/libs/api"
+	"agentyard.dev/libs/tc"
+	"agentyard.dev/libs/tc/kernel"
+)
+
+// session is one session's plan, and how far the kernel is. The Service's mutex guards it.
+type session struct {
+	accepted
+	plan      *tc.Plan
+	gone      bool   // take the plan away, and forget the session
+	confirmed bool   // the bus has told of it since the agent started
+	heard     uint64 // the greatest revision that the bus told of
+	refused   bool   // what the bus told last was not taken on
+
+	on      *kernel.Interface // nil: not found
+	applied api.TrafficPlanApplied
+	inForce string    // the hash of the plan that the kernel holds; empty: none, or not known
+	tries   int       // that failed since the last news
+	after   time.Time // not before
+}
+
+// How often what fails is tried again, and how often what somebody else changes again and again is repaired.
+const (
+	retryFirst   = 50 * time.Millisecond
+	retryMost    = 10 * time.Second
+	repairEvery  = 100 * time.Millisecond
+	applyTimeout = 10 * time.Second
+	tick         = 50 * time.Millisecond
+)
+
+// The states of a plan on its node (api.TrafficPlanApplied).
+const (
+	stateApplied = "applied"
+	stateFailed  = "failed"
+	stateKept    = "kept"
+)
+
+func (n *session) hurry() { n.tries, n.after = 0, time.Time{} }
+
+// refuse reports a plan that is not taken on.
+func (n *session) refuse(rev uint64, hash string, err error) {
+	n.heard, n.refused = rev, true
+	n.applied = api.TrafficPlanApplied{Rev: rev, Hash: hash, State: stateFailed, Detail: err.Error(), At: time.Now().UTC()}
+	if n.inForce != "" {
+		n.applied.Hash, n.applied.State = n.inForce, stateKept
+	}
+}
+
+// look has a session compared with its plan.
+func (s *Service) look(id string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.lookLocked(id)
+}
+
+func (s *Service) lookLocked(id string) {
+	s.dirty[id] = struct{}{}
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// lookAll has every session compared with its plan; those that were not found, or failed, at once.
+func (s *Service) lookAll() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for id, n := range s.sessions {
+		n.after = time.Time{}
+		s.dirty[id] = struct{}{}
+	}
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// enforce makes the kernel hold the plans, one session after the other, until ctx ends.
+func (s *Service) enforce(ctx context.Context) error {
+	audit := time.NewTicker(s.cfg.Audit)
+	defer audit.Stop()
+	retry := time.NewTimer(tick)
+	defer retry.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-audit.C:
+			s.sweep(ctx)
+			s.lookAll()
+			continue
+		case <-s.wake:
+		case <-retry.C:
+		}
+		if s.finder != nil {
+			s.finder.again()
+		}
+		waiting := false
+		for _, id := range s.due() {
+			if ctx.Err() != nil {
+				return nil
+			}
+			s.settle(ctx, id)
+		}
+		s.mu.Lock()
+		waiting = len(s.dirty) > 0
+		s.mu.Unlock()
+		if waiting {
+			retry.Reset(tick)
+		}
+	}
+}
+
+// due are the sessions whose time has come. The others stay dirty.
+func (s *Service) due() (ids []string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := time.Now()
+	for id := range s.dirty {
+		n := s.sessions[id]
+		if n != nil && now.Before(n.after) {
+			continue
+		}
+		delete(s.dirty, id)
+		if n != nil {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
+// settle makes the kernel hold one session's plan.
+func (s *Service) settle(ctx context.Context, id string) {
+	s.mu.Lock()
+	n := s.sessions[id]
+	if n == nil {
+		s.mu.Unlock()
+		return
+	}
+	plan, gone, on, known, address := n.plan, n.gone, n.on, n.accepted, n.Record.Address
+	s.mu.Unlock()
+	if gone {
+		s.takeAway(ctx, id, n, on)
+		return
+	}
+	if plan == nil {
+		return // refused, and none before it
+	}
+	began := time.Now()
+	on, result, err := s.apply(ctx, plan, on, address)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if n.gone || n.accepted.Rev != known.Rev {
+		s.lookLocked(id) // it is another plan's turn
+	}
+	s.outcome(id, n, known, on, result, err, began)
+}
+
+// apply finds the interface, where it is not known, and applies the plan.
+func (s *Service) apply(ctx context.Context, plan *tc.Plan, on *kernel.Interface, address string) (*kernel.Interface, kernel.Result, error) {
+	nothing := plan.Download == nil && plan.Upload == nil && len(plan.Limits) == 0
+	switch {
+	case s.kernel == nil && nothing:
+		return nil, kernel.Result{}, nil
+	case s.kernel == nil:
+		return nil, kernel.Result{}, s.unable
+	case on == nil:
+		found, ok, err := s.finder.find(address)
+		if err != nil {
+			return nil, kernel.Result{}, err
+		}
+		if !ok && nothing {
+			return nil, kernel.Result{}, nil
+		}
+		if !ok && address == "" {
+			return nil, kernel.Result{}, errNoNetwork
+		}
+		if !ok {
+			return nil, kernel.Result{}, errNotFound
+		}
+		on = &found
+	}
+	ctx, cancel := context.WithTimeout(ctx, applyTimeout)
+	defer cancel()
+	result, err := s.kernel.Apply(ctx, *on, plan)
+	if errors.Is(err, kernel.ErrGone) {
+		s.finder.forget()
+		on = nil
+	}
+	return on, result, err
+}
+
+var (
+	errNoNetwork = errors.New("the session has no network of its own: its traffic is the node's")
+	errNotFound  = errors.New("the session's network interface is not on this node yet")
+)
+
+// outcome takes note of what became of applying the plan known.
+func (s *Service) outcome(id string, n *session, known accepted, on *kernel.Interface, result kernel.Result, err error, began time.Time) {
+	n.on = on
+	at := api.TrafficPlanApplied{Rev: known.Rev, Hash: known.Record.Hash, State: stateApplied, At: time.Now().UTC()}
+	var failed *kernel.ApplyError
+	switch {
+	case err == nil:
+		if n.inForce == known.Record.Hash && len(result.Steps) > 0 {
+			s.metrics.repairs.Inc()
+			s.log.Info("somebody changed a session's traffic control; it is as planned again", "session", id, "steps", len(result.Steps))
+			n.after = time.Now().Add(repairEvery)
+		}
+		n.inForce, n.tries = known.Record.Hash, 0
+	case errors.As(err, &failed) && failed.InForce == kernel.NewEnforcement:
+		n.inForce = known.Record.Hash
+	case on == nil || errors.As(err, &failed) && failed.InForce == kernel.UnknownEnforcement:
+		n.inForce = ""
+	}
+	if err != nil {
+		n.tries++
+		n.after = time.Now().Add(min(retryFirst<<min(n.tries-1, 8), retryMost))
+		s.dirty[id] = struct{}{} // the loop's timer comes back to it
+		at.State, at.Detail = stateFailed, err.Error()
+		if n.inForce != "" {
+			at.State, at.Hash = stateKept, n.inForce
+		}
+	}
+	s.metrics.applies.WithLabelValues(at.State).Inc()
+	if len(result.Steps) > 0 {
+		s.metrics.took.Observe(result.Took.Seconds())
+	}
+	if n.refused || at.Rev == n.applied.Rev && at.Hash == n.applied.Hash && at.State == n.applied.State && at.Detail == n.applied.Detail {
+		return // no news
+	}
+	at.TookMS = float64(time.Since(began).Microseconds()) / 1000
+	n.applied = at
+	if err != nil && !errors.Is(err, errNotFound) {
+		s.log.Warn("a plan is not in force", "session", id, "state", at.State, "err", err)
+	}
+	s.tell()
+}
+
+// takeAway removes what is ours from a session that has ended, or has no plan any more.
+func (s *Service) takeAway(ctx context.Context, id string, n *session, on *kernel.Interface) {
+	var err error
+	if on == nil && s.kernel != nil && n.Record.Address != "" {
+		if found, ok, ferr := s.finder.find(n.Record.Address); ferr == nil && ok {
+			on = &found
+		}
+	}
+	if on != nil {
+		ctx, cancel := context.WithTimeout(ctx, applyTimeout)
+		defer cancel()
+		if _, err = s.kernel.Remove(ctx, *on); errors.Is(err, kernel.ErrGone) {
+			err = nil
+		}
+	}
+	if s.kernel != nil {
+		s.sweep(ctx)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case !n.gone: // a new plan came meanwhile
+		n.inForce = ""
+		s.lookLocked(id)
+	case err != nil:
+		n.tries++
+		n.after = time.Now().Add(min(retryFirst<<min(n.tries-1, 8), retryMost))
+		s.dirty[id] = struct{}{}
+		s.log.Warn("a session's traffic control is not taken away yet", "session", id, "err", err)
+	default:
+		delete(s.sessions, id)
+		s.tell()
+	}
+}
+
+// sweep deletes what sessions leave that end without a word.
+func (s *Service) sweep(ctx context.Context) {
+	if s.kernel == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, applyTimeout)
+	defer cancel()
+	if deleted, err := s.kernel.Sweep(ctx); err != nil {
+		s.log.Warn("sweep", "err", err)
+	} else if len(deleted) > 0 {
+		s.log.Info("swept", "devices", len(deleted))
+	}
+}
+
+// watch has sessions looked at whose interface somebody else changed, until ctx ends.
+func (s *Service) watch(ctx context.Context) error {
+	return s.kernel.Watch(ctx, s.lookAll, func(c kernel.Change) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if c.Device == 0 {
+			for id := range s.sessions {
+				s.lookLocked(id)
+			}
+			return
+		}
+		for id, n := range s.sessions {
+			switch {
+			case n.on != nil && n.on.Index == c.Device:
+				s.lookLocked(id)
+			case n.on == nil && c.New && n.plan != nil: // perhaps this one's
+				n.after = time.Time{}
+				s.lookLocked(id)
+			}
+		}
+	})
+}

@@ -1,0 +1,194 @@
+package tcagent_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os/exec"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"agentyard.dev/libs/api"
+	"agentyard.dev/libs/bus"
+	"agentyard.dev/libs/bus/bustest"
+	"agentyard.dev/libs/tc"
+	"agentyard.dev/libs/tc/kernel/kerneltest"
+	"agentyard.dev/services/tcagent"
+)
+
+// patience is how long a test waits for what must come.
+const patience = 30 * time.Second
+
+// yard is a bus, a controller's hand on it, and a node with one session.
+type yard struct {
+	*testing.T
+	ring  *bus.Keyring
+	srv   *bus.Server
+	dir   string // of the bus
+	data  string // of the agent
+	conn  *bus.Conn
+	plans *bus.Ledger[api.TrafficPlanRecord]
+	nodes *bus.Ledger[api.TrafficNodeRecord]
+	lab   *kerneltest.Lab
+}
+
+func newYard(t *testing.T) *yard {
+	t.Helper()
+	ring, err := bus.OpenKeyring(t.TempDir())
+	must(t, err)
+	y := &yard{T: t, ring: ring, dir: t.TempDir(), data: t.TempDir(), lab: kerneltest.NewLab(t)}
+	y.srv = bustest.Start(t, ring, y.dir, "127.0.0.1:0")
+	y.conn = bustest.Connect(t, y.srv, ring, "tcagent")
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	y.plans, err = bus.OpenLedger[api.TrafficPlanRecord](ctx, y.conn, bus.LedgerConfig{Noun: api.NounPlans, History: 8, Live: api.LivePlansPrefix})
+	must(t, err)
+	y.nodes, err = bus.OpenLedger[api.TrafficNodeRecord](ctx, y.conn, bus.LedgerConfig{Noun: api.NounNodes, History: 8})
+	must(t, err)
+	inhabit(t, y.lab.Session)
+	return y
+}
+
+// inhabit starts a process in the session's namespace.
+func inhabit(t *testing.T, s *kerneltest.Session) {
+	t.Helper()
+	cmd := exec.Command("sleep", "600")
+	must(t, s.Do(cmd.Start))
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+const node = "node-1.example"
+
+// agent starts a node agent; stop ends it and waits.
+func (y *yard) agent(reg prometheus.Registerer) (stop func()) {
+	y.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	conn := bustest.Connect(y.T, y.srv, y.ring, "tcagent")
+	return y.agentOn(ctx, cancel, conn, reg)
+}
+
+func (y *yard) agentOn(ctx context.Context, cancel context.CancelFunc, conn *bus.Conn, reg prometheus.Registerer) (stop func()) {
+	s := tcagent.New(tcagent.Config{Node: node, Data: y.data}, tcagent.Deps{Bus: conn, Version: "test", Metrics: reg, Namespace: y.lab.Node.Path()})
+	ended := make(chan error, 1)
+	go func() { ended <- s.Run(ctx) }()
+	stopped := false
+	stop = func() {
+		if stopped {
+			return
+		}
+		stopped = true
+		cancel()
+		select {
+		case err := <-ended:
+			if err != nil {
+				y.Errorf("agent: %v", err)
+			}
+		case <-time.After(patience):
+			y.Error("the agent did not stop")
+		}
+	}
+	y.Cleanup(stop)
+	return stop
+}
+
+// plan writes a session's plan as the controller does, and returns its revision and hash.
+func (y *yard) plan(session, address string, p *tc.Plan) (rev uint64, hash string) {
+	y.Helper()
+	return y.write(api.TrafficPlanRecord{Node: node, Tenant: "acme", Session: session, Hash: p.Hash(), Plan: p.Bytes(), Address: address})
+}
+
+func (y *yard) write(record api.TrafficPlanRecord) (rev uint64, hash string) {
+	y.Helper()
+	key, meta := bus.Key{Tenant: api.TrafficNodeToken(node), ID: record.Session}, bus.Meta{Actor: "test", Verb: "plan"}
+	e, err := y.plans.Update(y.Context(), key, meta, func(api.TrafficPlanRecord) (api.TrafficPlanRecord, error) { return record, nil })
+	if api.CodeOf(err) == api.CodeNotFound && err != nil {
+		e, err = y.plans.Create(y.Context(), key, meta, record)
+	}
+	must(y.T, err)
+	return e.Rev, record.Hash
+}
+
+// reports waits until the node says of the session what ok accepts.
+func (y *yard) reports(session string, ok func(a api.TrafficPlanApplied, there bool) bool) api.TrafficPlanApplied {
+	y.Helper()
+	var got api.TrafficPlanApplied
+	y.until(func() (bool, string) {
+		e, err := y.nodes.Get(y.Context(), bus.Key{Tenant: api.HomeTenant, ID: api.TrafficNodeToken(node)})
+		if err != nil {
+			return false, err.Error()
+		}
+		a, there := e.State.Applied[session]
+		got = a
+		return ok(a, there), fmt.Sprintf("%+v", a)
+	})
+	return got
+}
+
+func (y *yard) applied(session, hash string) api.TrafficPlanApplied {
+	y.Helper()
+	return y.reports(session, func(a api.TrafficPlanApplied, _ bool) bool { return a.State == "applied" && a.Hash == hash })
+}
+
+func (y *yard) until(ok func() (bool, string)) {
+	y.Helper()
+	deadline := time.NewTimer(patience)
+	defer deadline.Stop()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		done, seen := ok()
+		if done {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-deadline.C:
+			y.Fatalf("did not become so: %s", seen)
+		}
+	}
+}
+
+// rate is the download rate that the kernel has for a session's interface; 0: none.
+func (y *yard) rate(device string) tc.BitsPerSecond {
+	y.Helper()
+	return kerneltest.RateOf(y.T, y.lab.Node, device)
+}
+
+func (y *yard) becomes(device string, want tc.BitsPerSecond) {
+	y.Helper()
+	y.until(func() (bool, string) {
+		got := y.rate(device)
+		return got == want, got.String()
+	})
+}
+
+// shaped is a plan both ways, of one class.
+func shaped(session string, rate tc.BitsPerSecond) *tc.Plan {
+	tree := func(place tc.Place) *tc.Tree {
+		return &tc.Tree{
+			Place: place, Rate: rate, Burst: 20_000, Default: tc.DefaultMinor, MTU: 1514, Leaves: []tc.Leaf{{
+				Minor: tc.DefaultMinor, Class: "all", Rate: rate, Ceiling: rate, Burst: 20_000, CeilingBurst: 20_000, Quantum: 1514,
+				Queue: tc.Queue{Kind: tc.BFIFO, Limit: 100_000},
+			}},
+		}
+	}
+	return &tc.Plan{Format: tc.PlanFormat, Session: session, Mode: tc.Enforce, Download: tree(tc.AtHost), Upload: tree(tc.AtIFB)}
+}
+
+func decode[T any](t *testing.T, data []byte) (v T) {
+	t.Helper()
+	must(t, json.Unmarshal(data, &v))
+	return v
+}

@@ -1,0 +1,106 @@
+package tcagent
+
+import (
+	"context"
+	"encoding/json"
+	"time"
+
+	"agentyard.dev/libs/api"
+	"agentyard.dev/libs/bus"
+)
+
+const (
+	// gather is how long news waits for more: a policy changes many sessions at once.
+	gather = 50 * time.Millisecond
+	// heartbeat is how often a node reports that has no news.
+	heartbeat = time.Minute
+	// reportRetry is how long a report that could not be written waits.
+	reportRetry = time.Second
+)
+
+// actor is who reports.
+const actor = "service:tcagent"
+
+// tell says that there is something to report. It does not block.
+func (s *Service) tell() {
+	select {
+	case s.news <- struct{}{}:
+	default:
+	}
+}
+
+// report keeps the node's entry in NODES up to date, until ctx ends: what it can do, and what it has applied, which is not what was
+// intended until it says so.
+func (s *Service) report(ctx context.Context) error {
+	nodes := bus.ReadLedger[api.TrafficNodeRecord](s.deps.Bus, api.NounNodes)
+	key := bus.Key{Tenant: api.HomeTenant, ID: s.token}
+	beat := time.NewTicker(heartbeat)
+	defer beat.Stop()
+	for {
+		if err := s.write(ctx, nodes, key); err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
+			s.log.WarnContext(ctx, "report", "code", api.CodeOf(err), "err", err)
+			wait(ctx, reportRetry)
+			continue
+		}
+		select {
+		case <-s.news:
+			wait(ctx, gather)
+		case <-beat.C:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+func wait(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
+}
+
+func (s *Service) write(ctx context.Context, nodes *bus.Ledger[api.TrafficNodeRecord], key bus.Key) error {
+	select {
+	case <-s.news: // what it told of is in this report
+	default:
+	}
+	record, err := s.record()
+	if err != nil {
+		return err
+	}
+	meta := bus.Meta{Actor: actor, Verb: "report"}
+	_, err = nodes.Update(ctx, key, meta, func(api.TrafficNodeRecord) (api.TrafficNodeRecord, error) { return record, nil })
+	if api.CodeOf(err) == api.CodeNotFound && err != nil {
+		_, err = nodes.Create(ctx, key, meta, record)
+	}
+	return err
+}
+
+func (s *Service) record() (api.TrafficNodeRecord, error) {
+	can, err := json.Marshal(s.capabilities())
+	if err != nil {
+		return api.TrafficNodeRecord{}, err
+	}
+	r := api.TrafficNodeRecord{
+		Name: s.cfg.Node, Agent: s.deps.Version, ReportedAt: time.Now().UTC(), Capabilities: can, Uplink: s.cfg.Uplink,
+		Applied: map[string]api.TrafficPlanApplied{},
+	}
+	states := map[string]int{stateApplied: 0, stateFailed: 0, stateKept: 0}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for id, n := range s.sessions {
+		if n.applied.State != "" && !n.gone {
+			r.Applied[id] = n.applied
+			states[n.applied.State]++
+		}
+	}
+	for state, n := range states {
+		s.metrics.sessions.WithLabelValues(state).Set(float64(n))
+	}
+	return r, nil
+}
