@@ -9,7 +9,7 @@ import (
 )
 
 // backgroundEvery is how often an idle session's processes are counted.
-const backgroundEvery = 5 * time.Second
+const backgroundEvery = 3 * time.Second
 
 // background counts what the agent has started and left running. What ran before the agent's first turn is the agent itself, with
 // its servers and helpers.
