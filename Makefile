@@ -50,7 +50,8 @@ gen: ## write the generated files again (docs/openapi.json)
 bench: ## measure against the raw limit and peers: make bench RUN='proxy|replay'
 	go run ./bench -run '$(RUN)'
 
-up: ## start a yard on Kubernetes for development (needs Tilt and a cluster)
-	@command -v tilt >/dev/null || { echo 'make up needs Tilt (https://tilt.dev) and a Kubernetes cluster; on one machine use make run'; exit 1; }
-	@test -f Tiltfile || { echo 'there is no Tiltfile yet: agentyard does not run on Kubernetes yet; on one machine use make run'; exit 1; }
+up: ## start a yard on Kubernetes for development (needs Tilt, Helm, Docker and a local cluster)
+	@for tool in tilt helm docker kubectl; do command -v $$tool >/dev/null || { \
+	  echo "make up needs $$tool, and Tilt (https://tilt.dev), Helm, Docker, kubectl and a local Kubernetes cluster in all; on one machine use make run"; exit 1; }; done
+	@kubectl version >/dev/null 2>&1 || { echo 'make up needs a Kubernetes cluster that answers, such as "kind create cluster"; on one machine use make run'; exit 1; }
 	tilt up
