@@ -47,6 +47,7 @@ var readNouns = map[string][]string{
 var askedServices = map[string][]string{
 	"sessions":  {"auth"},
 	"scheduler": {"sessions"},
+	"tcagent":   {"auth"},
 }
 
 // peerOps are the operations that one service alone may ask another (api.PeerPrefix): "<service>.<verb>".

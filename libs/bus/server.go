@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -158,7 +159,11 @@ func tryServer(ctx context.Context, opts *server.Options, logger *slog.Logger) (
 	case <-adapter.fatal:
 		stop()
 		<-started
-		return nil, adapter.reason("fatal")
+		err := adapter.reason("fatal")
+		if strings.Contains(err.Error(), "listening on port") { // taken since it was asked for
+			err = fmt.Errorf("%w: %w", errListen, err)
+		}
+		return nil, err
 	case <-ctx.Done():
 		stop()
 		<-started
