@@ -97,7 +97,7 @@ func backoff(r *api.TaskRetry, n int, random func() float64) time.Duration {
 func (a *attempt) settle(ctx context.Context, o outcome) bool {
 	ok := a.persist(ctx, func(ctx context.Context) error {
 		_, err := a.write(ctx, bus.Meta{Actor: actor, Verb: a.verb(o), Reason: clip(o.reason, maxReason)}, func(rec *api.TaskRecord) error {
-			a.s.conclude(rec, o)
+			a.s.conclude(rec, o, a.fence)
 			return nil
 		})
 		return err
@@ -119,7 +119,7 @@ func (a *attempt) verb(o outcome) string {
 }
 
 // conclude changes rec, of which an attempt is over, as the outcome and the task's policy say.
-func (s *Service) conclude(rec *api.TaskRecord, o outcome) {
+func (s *Service) conclude(rec *api.TaskRecord, o outcome, fence uint64) {
 	now := s.now().UTC()
 	o.reason = clip(o.reason, maxReason)
 	if o.kind == busy && !rec.CancelRequested {
@@ -136,7 +136,7 @@ func (s *Service) conclude(rec *api.TaskRecord, o outcome) {
 	kept := append([]api.TaskAttempt(nil), rec.Attempts...)
 	if n := len(kept); n > 0 {
 		last := &kept[n-1]
-		last.Outcome, last.Reason, last.EndedAt, last.Fence = o.kind.String(), o.reason, &now, rec.Fence
+		last.Outcome, last.Reason, last.EndedAt, last.Fence = o.kind.String(), o.reason, &now, fence
 	}
 	rec.Attempts = kept
 	if o.result.Artifacts == nil {

@@ -1,4 +1,5 @@
-// Package scheduler is the service that decides what runs next: tasks and queues. It owns the ledgers TASKS and QUEUES and the blobs that tasks leave.
+// Package scheduler is the service that decides what runs next: tasks and queues. It owns the ledgers TASKS and QUEUES and the blobs that tasks leave;
+// its parts for schedules and webhooks (packages schedule, webhook) own theirs.
 //
 // Operations (create.go, list.go, cancel.go, queues.go) write the ledger and return. Every replica follows the ledger and keeps each queue's
 // order in memory (package fair); the one that holds a shard's lease dispatches its queues (dispatch.go): it writes who is next as assigned, and the
@@ -22,6 +23,8 @@ import (
 	"agentyard.dev/libs/api"
 	"agentyard.dev/libs/bus"
 	"agentyard.dev/libs/rpc"
+	"agentyard.dev/services/scheduler/schedule"
+	"agentyard.dev/services/scheduler/webhook"
 )
 
 // actor is who changes a task when nobody asked.
@@ -62,7 +65,10 @@ type Service struct {
 	children *children
 	watched  *watched
 	metrics  *metrics
-	ready    chan struct{} // closed when operations are answered
+	// What makes tasks at planned times, and what tells others of them.
+	schedules *schedule.Service
+	webhooks  *webhook.Service
+	ready     chan struct{} // closed when operations are answered
 }
 
 // Index names of the view of TASKS.
@@ -91,11 +97,11 @@ func New(cfg Config, deps Deps) *Service {
 	return s
 }
 
-// Ready reports nil when the service answers operations.
-func (s *Service) Ready(context.Context) error {
+// Ready reports nil when the service answers operations and the bus is there.
+func (s *Service) Ready(ctx context.Context) error {
 	select {
 	case <-s.ready:
-		return nil
+		return s.deps.Bus.Ready(ctx)
 	default:
 		return api.Errorf(api.CodeUnavailable, "the scheduler is starting")
 	}
@@ -134,6 +140,11 @@ func (s *Service) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return cause(ctx)
 		}
+	}
+	part("keep schedules", s.schedules.Run)
+	part("keep webhooks", s.webhooks.Run)
+	if err := errors.Join(s.schedules.Ready(ctx), s.webhooks.Ready(ctx)); err != nil {
+		return cause(ctx)
 	}
 	for _, sh := range s.shards {
 		part("dispatch", func(ctx context.Context) error { return s.lead(ctx, sh) })
@@ -190,7 +201,7 @@ func (s *Service) open(ctx context.Context) (err error) {
 	})
 	s.sessions = bus.ReadLedger[api.SessionRecord](conn, "sessions").View(bus.ViewConfig[api.SessionRecord]{OnChange: s.sessionChanged})
 	s.view = s.tasks.View(bus.ViewConfig[api.TaskRecord]{Indexes: indexes(), OnChange: s.taskChanged})
-	return nil
+	return s.openSchedules(ctx)
 }
 
 // taskHistory is how many changes of one task are kept: dozens of attempts.
@@ -212,6 +223,12 @@ func indexes() map[string]func(bus.Entry[api.TaskRecord]) []string {
 				return nil
 			}
 			return []string{ownerValue(e.Key.Tenant, e.State.Queue)}
+		},
+		indexSchedule: func(e entry) []string {
+			if e.State.Schedule == "" {
+				return nil
+			}
+			return []string{ownerValue(e.Key.Tenant, e.State.Schedule)}
 		},
 	}
 }
@@ -239,6 +256,8 @@ func (s *Service) register(server *rpc.Server) {
 	rpc.Handle(server, api.GetQueueStats, s.queueStats)
 	rpc.Handle(server, api.ListDeadLetters, s.deadLetters)
 	rpc.Handle(server, api.Redrive, s.redrive)
+	s.schedules.Register(server)
+	s.webhooks.Register(server)
 }
 
 // shardOf returns the shard that dispatches a queue.
@@ -255,7 +274,7 @@ func (s *Service) public(e bus.Entry[api.TaskRecord]) api.Task {
 	case api.TaskBlocked:
 		out.WaitReason = api.WaitDependencies
 	case api.TaskQueued:
-		out.WaitReason, out.Position = s.shardOf(out.Queue).why(out.Queue, e.Key.ID)
+		out.WaitReason, out.Position = s.shardOf(out.Queue).why(e)
 	}
 	return out
 }

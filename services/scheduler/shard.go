@@ -76,14 +76,20 @@ var waitReasons = map[fair.Reason]api.WaitReason{
 }
 
 // why says why a queued task does not run, and its place.
-func (sh *shard) why(queue, id string) (api.WaitReason, int) {
+func (sh *shard) why(e bus.Entry[api.TaskRecord]) (api.WaitReason, int) {
+	now := sh.s.now()
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	r, position, ok := sh.queueLocked(queue).Why(sh.s.now(), id)
-	if !ok {
-		return api.WaitTurn, 0 // it was queued a moment ago
+	r, position, ok := sh.queueLocked(e.State.Queue).Why(now, e.Key.ID)
+	switch t := fairTask(e); {
+	case ok:
+		return waitReasons[r], position
+	case t.NotBefore.After(now) && t.Retry: // it was queued a moment ago
+		return api.WaitRetry, 0
+	case t.NotBefore.After(now):
+		return api.WaitNotBefore, 0
 	}
-	return waitReasons[r], position
+	return api.WaitTurn, 0
 }
 
 func (sh *shard) waiting(queue, tenant string) map[api.WaitReason]int {
@@ -99,6 +105,7 @@ func (sh *shard) waiting(queue, tenant string) map[api.WaitReason]int {
 // taskChanged keeps the order of the task's queue, and tells who waits for the change.
 func (s *Service) taskChanged(old *bus.Entry[api.TaskRecord], now bus.Entry[api.TaskRecord]) {
 	s.metrics.changed(old, now)
+	s.tellSchedules(old, now)
 	if now.Deleted {
 		if old != nil {
 			s.shardOf(old.State.Queue).forget(old.Key, old.State.Queue)

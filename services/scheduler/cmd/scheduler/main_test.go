@@ -18,6 +18,8 @@ import (
 
 	"agentyard.dev/libs/bus"
 	"agentyard.dev/libs/bus/bustest"
+	"agentyard.dev/libs/token"
+	"agentyard.dev/libs/trust"
 )
 
 // patience is how long a test waits for what must come.
@@ -129,9 +131,32 @@ func credentialsFile(t *testing.T, ring *bus.Keyring) string {
 	return file
 }
 
+// publishKeys does what auth does before any service can be ready.
+func publishKeys(t *testing.T, server *bus.Server, ring *bus.Keyring) {
+	t.Helper()
+	conn := bustest.Connect(t, server, ring, "auth")
+	now := time.Now()
+	key, err := token.NewSigningKey(now, now, now.Add(time.Hour))
+	if err != nil {
+		t.Fatal(err)
+	}
+	public := trust.PublicKey{SignFrom: now, JWK: key.JWK()}
+	sets, err := bus.OpenLedger[trust.KeySet](t.Context(), conn, bus.LedgerConfig{Noun: trust.JWKSNoun})
+	if err == nil {
+		_, err = sets.Create(t.Context(), trust.KeySetKey, bus.Meta{Actor: "test", Verb: "create"}, trust.KeySet{Keys: []trust.PublicKey{public}})
+	}
+	if err == nil {
+		_, err = bus.OpenLedger[trust.Revocation](t.Context(), conn, bus.LedgerConfig{Noun: trust.RevokedNoun, MaxAge: trust.RevokedMaxAge})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
 func TestProcess(t *testing.T) {
 	t.Run("becomes ready and stops when told", func(t *testing.T) {
 		server, ring := bustest.New(t)
+		publishKeys(t, server, ring)
 		p := start(t, "-bus.url", server.URL(), "-bus.credentials", credentialsFile(t, ring))
 		p.becomes(t, "/ready", http.StatusOK)
 		p.becomes(t, "/health", http.StatusOK)
@@ -151,6 +176,7 @@ func TestProcess(t *testing.T) {
 		p.becomes(t, "/health", http.StatusOK)
 
 		again := bustest.Start(t, ring, dir, strings.TrimPrefix(url, "nats://"))
+		publishKeys(t, again, ring)
 		p.becomes(t, "/ready", http.StatusOK)
 		again.Close()
 		p.becomes(t, "/ready", http.StatusServiceUnavailable)
