@@ -191,8 +191,11 @@ type ActAsRequest struct {
 	Purpose string       `json:"purpose"`
 }
 
-// RecordDenialRequest says what was refused: an operation's name and why.
+// RecordDenialRequest says what was refused: an operation's name and why. With Done it says what was done instead, where that is to be
+// in the audit log too.
 type RecordDenialRequest struct {
 	Action string `json:"action"`
+	Object string `json:"object,omitempty"` // what it was done to
 	Detail string `json:"detail,omitempty"`
+	Done   bool   `json:"done,omitempty"`
 }

@@ -56,6 +56,19 @@ func (d *Denials) Denied(ctx context.Context, op api.OpInfo, p api.Principal, er
 	}
 }
 
+// Acted tells of what the caller has done to object, for acts that belong into the audit log. It never blocks.
+func (d *Denials) Acted(ctx context.Context, op api.OpInfo, object string) {
+	raw := token.Raw(ctx)
+	if raw == "" {
+		return
+	}
+	select {
+	case d.queue <- denial{raw, rpc.RequestID(ctx), api.RecordDenialRequest{Action: op.Name(), Object: object, Done: true}}:
+	default:
+		d.dropped.Add(1)
+	}
+}
+
 // Run tells until ctx ends.
 func (d *Denials) Run(ctx context.Context) error {
 	for {

@@ -259,6 +259,16 @@ func TestDenials(t *testing.T) {
 	if len(got) != 0 {
 		t.Errorf("auth hears more: %+v", <-got)
 	}
+	denials.Acted(context.Background(), api.PutSecret.Info(), "TOKEN") // of nobody
+	denials.Acted(token.WithRaw(deadline, raw), api.PutSecret.Info(), "TOKEN")
+	select {
+	case req := <-got:
+		if p := <-by; p.ID != "u1" || req.Action != "sessions.secret-put" || req.Object != "TOKEN" || !req.Done {
+			t.Errorf("auth hears %+v of %+v", req, p)
+		}
+	case <-deadline.Done():
+		t.Fatal("auth hears nothing of an act")
+	}
 }
 
 type fixed map[string]ed25519.PublicKey

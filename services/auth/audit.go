@@ -106,14 +106,18 @@ func (s *Service) denied(ctx context.Context, op api.OpInfo, p api.Principal, er
 	}})
 }
 
-// recordDenial answers api.RecordDenial: what another service has refused p.
+// recordDenial answers api.RecordDenial: what another service has refused p, or did for p.
 func (s *Service) recordDenial(ctx context.Context, p api.Principal, req api.RecordDenialRequest) (api.None, error) {
 	service, verb, ok := strings.Cut(req.Action, ".")
 	if !ok || service == "auth" || !api.ValidName(service) || !api.ValidName(verb) {
 		return api.None{}, api.Invalid("/action", "is not the name of another service's operation")
 	}
+	outcome := string(api.CodeDenied)
+	if req.Done {
+		outcome = "ok"
+	}
 	s.audit.see(sighting{window: floodWindow, rec: api.AuditRecord{
-		At: s.now(), Tenant: p.Tenant, Actor: p.ID, Action: req.Action, Outcome: string(api.CodeDenied),
+		At: s.now(), Tenant: p.Tenant, Actor: p.ID, Action: req.Action, Object: req.Object, Outcome: outcome,
 		Detail: req.Detail, RequestID: rpc.RequestID(ctx),
 	}})
 	return api.None{}, nil

@@ -105,6 +105,8 @@ func TestAudit(t *testing.T) {
 	t.Run("records what other services deny", func(t *testing.T) {
 		must(t, member, api.RecordDenial, api.RecordDenialRequest{Action: "sessions.delete", Detail: "no"})
 		has(t, admin, api.ListAuditRequest{Actor: member.ID}, api.AuditRecord{Action: "sessions.delete", Actor: member.ID, Outcome: "denied", Detail: "no"})
+		must(t, member, api.RecordDenial, api.RecordDenialRequest{Action: "sessions.secret-put", Object: "TOKEN", Done: true})
+		has(t, admin, api.ListAuditRequest{Actor: member.ID}, api.AuditRecord{Action: "sessions.secret-put", Actor: member.ID, Object: "TOKEN", Outcome: "ok"})
 		for _, action := range []string{"auth.user-create", "sessions", "", ".", "sessions.*", "a/b.c"} {
 			_, err := ask(member, api.RecordDenial, api.RecordDenialRequest{Action: action})
 			wantCode(t, err, api.CodeInvalid)

@@ -9,6 +9,7 @@ import (
 	"io"
 	"log/slog"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -122,7 +123,15 @@ func (y *yard) makeAuth(_ string, conn *bus.Conn, logger *slog.Logger) (service,
 }
 
 func (y *yard) makeSessions(name string, conn *bus.Conn, logger *slog.Logger) (service, error) {
-	runtime := process.New(y.cfg.Process, logger)
+	local := y.cfg.Process
+	if file := y.cfg.Sessions.SecretKeysFile; file != "" { // agents may have the yard's own user id
+		abs, err := filepath.Abs(file)
+		if err != nil {
+			return nil, fmt.Errorf("hide %s from agents: %w", file, err)
+		}
+		local.Hide = append(slices.Clone(local.Hide), abs)
+	}
+	runtime := process.New(local, logger)
 	y.daemon.Add("runtime", runtime.Run)
 	// Between the runtime and the service: what the service stops to watch is stopped, and the runtime sees it end.
 	y.daemon.Add("runners", func(ctx context.Context) error {
@@ -136,7 +145,7 @@ func (y *yard) makeSessions(name string, conn *bus.Conn, logger *slog.Logger) (s
 	return sessions.New(y.cfg.Sessions, sessions.Deps{
 		Conn: conn, Auth: token.NewVerifier(keys, keys, nil), Logger: logger, Metrics: y.daemon.Metrics,
 		Issuer: y.keys.SessionIssuer(), BusURL: y.server.URL(),
-		Runtime: runtime, Info: runtime.Info(), Denied: denials.Denied,
+		Runtime: runtime, Info: runtime.Info(), Denied: denials.Denied, Acted: denials.Acted,
 		Kind:     func(name string) bool { _, ok := agent.LookupKind(name); return ok },
 		CheckURL: func(ctx context.Context, url string) error { return repo.CheckURL(ctx, url, policy) },
 	}), nil

@@ -84,7 +84,7 @@ func run(ctx context.Context, args []string, getenv func(string) string) error {
 	if err != nil {
 		return err
 	}
-	runtime, err := where.open(runnerURL, issuer, []string{client.CredentialsFile, issuerFile}, d.Logger)
+	runtime, err := where.open(runnerURL, issuer, []string{client.CredentialsFile, issuerFile, cfg.SecretKeysFile}, d.Logger)
 	if err != nil {
 		return err
 	}
@@ -97,7 +97,7 @@ func run(ctx context.Context, args []string, getenv func(string) string) error {
 		CheckURL: func(ctx context.Context, url string) error {
 			return repo.CheckURL(ctx, url, repo.Policy{AllowPrivate: cfg.AllowPrivateRepositories})
 		},
-		Denied: denials.Denied, Logger: d.Logger, Metrics: d.Metrics,
+		Denied: denials.Denied, Acted: denials.Acted, Logger: d.Logger, Metrics: d.Metrics,
 	})
 
 	d.Ready("trust", keys.Check)

@@ -43,6 +43,9 @@ func (r *runtimes) open(busURL string, issuer *bus.SessionIssuer, secrets []stri
 			return nil, errors.New("-sessions.data-dir is not set")
 		}
 		for _, secret := range secrets { // agents may have the service's own user id
+			if secret == "" {
+				continue
+			}
 			abs, err := filepath.Abs(secret)
 			if err != nil {
 				return nil, fmt.Errorf("hide %s from agents: %w", secret, err)
