@@ -15,6 +15,7 @@ import (
 	"agentyard.dev/services/sessions"
 	"agentyard.dev/services/sessions/process"
 	"agentyard.dev/services/tcagent"
+	"agentyard.dev/services/tcagent/controller"
 )
 
 // Config is the configuration of a whole yard: the services' own, and what they share.
@@ -29,11 +30,12 @@ type Config struct {
 	Sessions  sessions.Config
 	Process   process.Config // the sessions' runtime
 	TCAgent   tcagent.Config
+	Traffic   controller.Config // of tcagent's plans
 }
 
 // DefaultConfig returns the services' own defaults.
 func DefaultConfig() Config {
-	return Config{Daemon: daemon.DefaultConfig(), Gateway: gateway.DefaultConfig(), Scheduler: scheduler.DefaultConfig(), Sessions: sessions.DefaultConfig(), Process: process.DefaultConfig()}
+	return Config{Daemon: daemon.DefaultConfig(), Gateway: gateway.DefaultConfig(), Scheduler: scheduler.DefaultConfig(), Sessions: sessions.DefaultConfig(), Process: process.DefaultConfig(), Traffic: controller.DefaultConfig()}
 }
 
 // placed are the services' settings that say where something lies. In one process the data
@@ -59,6 +61,7 @@ func (c *Config) Register(fs *flag.FlagSet) {
 	c.Sessions.Register(services)
 	c.Process.Register(services)
 	c.TCAgent.Register(services)
+	c.Traffic.Register(services)
 	services.VisitAll(func(f *flag.Flag) {
 		if !slices.Contains(placed, f.Name) {
 			fs.Var(f.Value, f.Name, f.Usage)

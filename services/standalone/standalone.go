@@ -27,6 +27,7 @@ import (
 	"agentyard.dev/services/sessions/runner/agent"
 	"agentyard.dev/services/sessions/runner/repo"
 	"agentyard.dev/services/tcagent"
+	"agentyard.dev/services/tcagent/controller"
 )
 
 // Deps is what a yard works with.
@@ -46,8 +47,8 @@ type service interface {
 // Run runs a yard until ctx ends or a signal arrives. It fails at once when another process runs one on the same
 // data directory.
 //
-//	                  ┌ auth ┬ sessions ┬ scheduler ┬ tcagent ┬ gateway ┐   each with a connection and
-//	data directory ─▶ └──────┴──────────┴─ bus ─────┴─────────┴─────────┘   credentials of its own
+//	                  ┌ auth ┬ sessions ┬ scheduler ┬ tcagent ┬ tccontroller ┬ gateway ┐   each with a connection and
+//	data directory ─▶ └──────┴──────────┴─ bus ─────┴─────────┴──────────────┴─────────┘   credentials of its own
 func Run(ctx context.Context, cfg Config, deps Deps) error {
 	if err := cfg.place(); err != nil {
 		return err
@@ -99,6 +100,7 @@ func (y *yard) compose() error {
 	}{
 		{"auth", y.makeAuth},
 		{"tcagent", y.makeTCAgent},
+		{"tccontroller", y.makeTrafficController},
 		{"sessions", y.makeSessions},
 		{"scheduler", y.makeScheduler},
 		{"gateway", y.makeGateway},
@@ -183,6 +185,18 @@ func (y *yard) makeTCAgent(_ string, conn *bus.Conn, logger *slog.Logger) (servi
 	return tcagent.New(y.cfg.TCAgent, tcagent.Deps{Bus: conn, Logger: logger}), nil
 }
 
+func (y *yard) makeTrafficController(name string, conn *bus.Conn, logger *slog.Logger) (service, error) {
+	keys := y.trust(name, conn, logger)
+	denials := trust.NewDenials(rpc.NewClient(conn, rpc.ClientConfig{Name: identities[name], Metrics: y.daemon.Metrics}), logger)
+	y.daemon.Add(name+" denials", denials.Run)
+	return controller.New(y.cfg.Traffic, controller.Deps{
+		Bus: conn, Auth: token.NewVerifier(keys, keys, nil), Logger: logger, Metrics: y.daemon.Metrics, Denied: denials.Denied,
+	}), nil
+}
+
+// identities are the bus identities of parts that are not called like theirs.
+var identities = map[string]string{"tccontroller": "tcagent"}
+
 func (y *yard) makeGateway(name string, conn *bus.Conn, logger *slog.Logger) (service, error) {
 	shared := limit.Open(y.cfg.Limit)
 	y.daemon.Add("limits", shared.Run)
@@ -206,11 +220,15 @@ func (y *yard) trust(name string, conn *bus.Conn, logger *slog.Logger) *trust.St
 // connect returns a service's own connection to the bus, with its own credentials.
 func (y *yard) connect(name string) (*bus.Conn, *slog.Logger, error) {
 	logger := y.daemon.Logger.With("part", name)
-	creds, err := y.keys.ServiceCredentials(name)
+	identity := name
+	if other, ok := identities[name]; ok {
+		identity = other
+	}
+	creds, err := y.keys.ServiceCredentials(identity)
 	if err != nil {
 		return nil, nil, err
 	}
-	conn, err := bus.Connect(bus.Config{InProcess: y.server, Credentials: creds, Name: name, Logger: logger})
+	conn, err := bus.Connect(bus.Config{InProcess: y.server, Credentials: creds, Name: identity, Logger: logger})
 	if err != nil {
 		return nil, nil, fmt.Errorf("connect %s: %w", name, err)
 	}

@@ -16,7 +16,7 @@ import (
 	"time"
 )
 
-// Binary returns the path of one of the commands: agentyard, auth, sessions, gateway, scheduler or tcagent.
+// Binary returns the path of one of the commands: agentyard, auth, sessions, gateway, scheduler, tcagent or tccontroller.
 func Binary(t testing.TB, name string) string {
 	t.Helper()
 	return binary(t, name)
@@ -46,6 +46,7 @@ func (y *Yard) apart(t testing.TB, env []string) []*process {
 		name string
 		args []string
 	}{
+		{"tccontroller", nil},
 		{"auth", []string{
 			"-auth.secret-file", filepath.Join(y.Dir, "keys", "auth.secret"),
 			"-auth.bootstrap-key-file", filepath.Join(y.Dir, "admin.key"),
@@ -55,9 +56,13 @@ func (y *Yard) apart(t testing.TB, env []string) []*process {
 		{"tcagent", nil},
 		{"gateway", []string{"-gateway.listen", strings.TrimPrefix(y.URL, "http://")}},
 	} {
+		identity := service.name
+		if identity == "tccontroller" {
+			identity = "tcagent"
+		}
 		argv := []string{
 			binary(t, service.name),
-			"-bus.url", "nats://" + busAddress, "-bus.credentials", filepath.Join(creds, service.name+".creds"),
+			"-bus.url", "nats://" + busAddress, "-bus.credentials", filepath.Join(creds, identity+".creds"),
 		}
 		procs = append(procs, &process{name: service.name, env: env, argv: append(argv, service.args...)})
 	}
@@ -69,17 +74,24 @@ func (y *Yard) awaitAnswer(t testing.TB) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), readyWithin)
 	defer cancel()
+	for _, path := range []string{"/api/v1/sessions", "/api/v1/traffic/policies"} {
+		y.awaitOK(ctx, t, path)
+	}
+}
+
+func (y *Yard) awaitOK(ctx context.Context, t testing.TB, path string) {
+	t.Helper()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		status, body, err := y.Client.Do(ctx, "GET", "/api/v1/sessions", nil)
+		status, body, err := y.Client.Do(ctx, "GET", path, nil)
 		if status == http.StatusOK {
 			return
 		}
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			t.Fatalf("the services did not answer within %s: status %d, %v: %s", readyWithin, status, err, body)
+			t.Fatalf("%s was not answered within %s: status %d, %v: %s", path, readyWithin, status, err, body)
 		}
 	}
 }

@@ -308,7 +308,8 @@ var build = sync.OnceValues(func() (string, error) {
 	}
 	cmd := exec.Command("go", "build", "-o", dir+"/", "agentyard.dev/services/standalone/cmd/agentyard",
 		"agentyard.dev/services/auth/cmd/auth", "agentyard.dev/services/sessions/cmd/sessions", "agentyard.dev/services/gateway/cmd/gateway",
-		"agentyard.dev/services/scheduler/cmd/scheduler", "agentyard.dev/services/tcagent/cmd/tcagent")
+		"agentyard.dev/services/scheduler/cmd/scheduler", "agentyard.dev/services/tcagent/cmd/tcagent",
+		"agentyard.dev/services/tcagent/cmd/tccontroller")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("build the binaries: %w\n%s", err, out)
 	}

@@ -14,15 +14,15 @@ type Config struct {
 // DefaultConfig is what is right for most.
 func DefaultConfig() Config { return Config{Reserve: 20} }
 
-// Register adds the flags of c to fs, each named tcagent.…
+// Register adds the flags of c to fs, each named tccontroller.…
 func (c *Config) Register(fs *flag.FlagSet) {
-	fs.IntVar(&c.Reserve, "tcagent.reserve", c.Reserve, "`percent` of a node's uplink that guarantees leave free")
+	fs.IntVar(&c.Reserve, "tccontroller.reserve", c.Reserve, "`percent` of a node's uplink that guarantees leave free")
 }
 
 // Validate says what is wrong with c.
 func (c Config) Validate() error {
 	if c.Reserve < 0 || c.Reserve > 99 {
-		return fmt.Errorf("-tcagent.reserve: %d is not between 0 and 99", c.Reserve)
+		return fmt.Errorf("-tccontroller.reserve: %d is not between 0 and 99", c.Reserve)
 	}
 	return nil
 }
