@@ -3,7 +3,7 @@ SHELL := bash
 MODULES := $(shell sed -n 's/^\t\.\///p' go.work)
 PACKAGES := $(addprefix ./,$(addsuffix /...,$(MODULES)))
 # Packages whose tests have the build tag "cluster".
-CLUSTER_PACKAGES := ./services/sessions/kube/clustertest
+CLUSTER_PACKAGES := ./services/sessions/kube/clustertest ./deploy/charttest ./deploy/hooks
 GOLANGCI_LINT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 RUN ?= .
 TESTFLAGS ?= -timeout 20m

@@ -2,6 +2,10 @@ module agentyard.dev/deploy/charttest
 
 go 1.26.0
 
+require agentyard.dev/deploy/cluster v0.0.0
+
+replace agentyard.dev/deploy/cluster => ../cluster
+
 require (
 	go.starlark.net v0.0.0-20260908191801-89a6a09411d5
 	go.yaml.in/yaml/v3 v3.0.6

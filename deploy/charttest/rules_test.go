@@ -270,3 +270,25 @@ func TestDecidedFlagsAreSet(t *testing.T) {
 		}
 	}
 }
+
+// The values that the sessions service is deployed with name what the chart makes.
+func TestSessionsAccountExists(t *testing.T) {
+	var account, namespace string
+	made := map[string]bool{}
+	for _, o := range (arrangement{name: "names", chart: "agentyard"}).objects(t) {
+		made[o.Kind()+" "+text(dig(o.Tree, "metadata", "namespace"))+"/"+o.Name()] = true
+		for _, c := range asList(podSpec(o)["containers"]) {
+			for _, env := range asList(c["env"]) {
+				switch env["name"] {
+				case "AGENTAPI_KUBE_SERVICE_ACCOUNT":
+					account = text(env["value"])
+				case "AGENTAPI_KUBE_NAMESPACE":
+					namespace = text(env["value"])
+				}
+			}
+		}
+	}
+	if !made["ServiceAccount "+namespace+"/"+account] || !made["Namespace /"+namespace] {
+		t.Errorf("the chart does not make the account %s in the namespace %s", account, namespace)
+	}
+}

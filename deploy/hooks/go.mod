@@ -3,6 +3,7 @@ module agentyard.dev/deploy/hooks
 go 1.26.0
 
 require (
+	agentyard.dev/deploy/cluster v0.0.0
 	agentyard.dev/libs v0.0.0
 	github.com/nats-io/nats-server/v2 v2.15.2
 )
@@ -21,6 +22,8 @@ require (
 	golang.org/x/sys v0.49.0 // indirect
 	golang.org/x/time v0.16.0 // indirect
 )
+
+replace agentyard.dev/deploy/cluster => ../cluster
 
 replace agentyard.dev/libs => ../../libs
 
