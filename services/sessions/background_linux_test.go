@@ -9,6 +9,7 @@ import (
 
 // TestBackground: an agent that is idle but has left a process running is not put aside until that has ended.
 func TestBackground(t *testing.T) {
+	t.Parallel()
 	y := newYard(t, nil)
 	ana := y.as("ana")
 	s := y.create(ana, api.CreateSessionRequest{IdleTimeout: api.Duration(time.Second), Wait: "running"})

@@ -22,6 +22,7 @@ func signIn(a string, aExpires int, b string, bExpires int) string {
 }
 
 func TestCredentials(t *testing.T) {
+	t.Parallel()
 	y := newSecretYard(t, nil)
 	ana, ben, boss := y.as("ana"), y.as("ben"), y.as("boss", api.RoleAdmin)
 	y.profile(boss, api.Profile{Name: "kept", Credentials: &api.CredentialSync{Files: []string{authFile}}})
@@ -185,6 +186,7 @@ func TestCredentials(t *testing.T) {
 
 // TestCredentialRace has many sessions' refreshes meet at once: none is lost.
 func TestCredentialRace(t *testing.T) {
+	t.Parallel()
 	y := newSecretYard(t, nil)
 	ana, boss := y.as("ana"), y.as("boss", api.RoleAdmin)
 	y.profile(boss, api.Profile{Name: "kept", Credentials: &api.CredentialSync{Files: []string{authFile}}})

@@ -13,6 +13,7 @@ import (
 )
 
 func TestPause(t *testing.T) {
+	t.Parallel()
 	y := newYard(t, nil)
 	ana, admin := y.as("ana"), y.as("boss", api.RoleAdmin)
 

@@ -135,6 +135,7 @@ func (p *pair) leader(ctx context.Context) int {
 }
 
 func TestReplicas(t *testing.T) {
+	t.Parallel()
 	p := newPair(t, nil)
 	ana := p.as("ana")
 	first := p.leader(ana)
@@ -239,6 +240,7 @@ func TestReplicas(t *testing.T) {
 }
 
 func TestReplicasQuota(t *testing.T) {
+	t.Parallel()
 	const bound = 4
 	p := newPair(t, func(c *sessions.Config) { c.MaxPerUser = bound })
 	ana := p.as("ana")
@@ -281,6 +283,7 @@ func TestReplicasQuota(t *testing.T) {
 }
 
 func TestOrphans(t *testing.T) {
+	t.Parallel()
 	y := emptyYard(t, func(c *sessions.Config) { c.Reconcile = 100 * time.Millisecond })
 	metrics := prometheus.NewRegistry()
 	y.metrics = metrics

@@ -123,6 +123,7 @@ func newSecretYard(t *testing.T, change func(*sessions.Config)) *yard {
 }
 
 func TestSecrets(t *testing.T) {
+	t.Parallel()
 	y := newSecretYard(t, nil)
 	ana, ben, boss := y.as("ana"), y.as("ben"), y.as("boss", api.RoleAdmin)
 	const own, shared, netrc = "ana-0wn-t0ken-value-7f3a9", "tenant-t0ken-value-55ab1", "machine example.com password hunter2-9931"
@@ -237,6 +238,7 @@ func TestSecrets(t *testing.T) {
 }
 
 func TestMCPServers(t *testing.T) {
+	t.Parallel()
 	y := newSecretYard(t, nil)
 	ana, boss := y.as("ana"), y.as("boss", api.RoleAdmin)
 	const key = "mcp-api-key-value-81c2"
@@ -315,6 +317,7 @@ case "$l" in *'"initialize"'*) echo '{"type":"control_response","response":{"sub
 }
 
 func TestSecretKeys(t *testing.T) {
+	t.Parallel()
 	file := filepath.Join(t.TempDir(), "keys")
 	y := newSecretYard(t, nil)
 	ana, boss := y.as("ana"), y.as("boss", api.RoleAdmin)
