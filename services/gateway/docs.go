@@ -87,6 +87,9 @@ func extraPaths() map[string]any {
 	filePath := param("path", "query", "relative to the workspace", true)
 	return map[string]any{
 		"/api/v1/sessions/{id}/events": map[string]any{"get": op("Stream a session's events (SSE)", "200", "text/event-stream: id is the sequence, event the type, data the Event", sid, after, resume, follow, ticket)},
+		"/api/v1/tasks/{id}/events": map[string]any{"get": op("Stream a task's changes and the events of its sessions (SSE)", "200",
+			"text/event-stream: event task for a change of the task, else as a session's events; it ends when the task has", param("id", "path", "the task's id", true), after, resume, follow, ticket)},
+		"/api/v1/tasks/{id}/artifacts/{path}": map[string]any{"get": op("Download a file that a task left", "200", "the file", param("id", "path", "the task's id", true), rest)},
 		"/sse": map[string]any{"get": op("Stream the events of several sessions, or the changes of all that the caller may see (SSE)", "200",
 			"text/event-stream; with several sessions the id holds the place in each", param("session", "query", "up to 64 ids, comma-separated; none: changes of all visible sessions", false), after, resume, follow, ticket)},
 		"/ws": map[string]any{"get": op("Follow many sessions over one WebSocket", "101",

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 
 	"agentyard.dev/libs/api"
@@ -87,15 +88,23 @@ func (r *feedReader) take() (keys []bus.Key, over bool) {
 }
 
 // serveFeed is GET /sse without a session: event "session" for each change of a session that the caller may see, its data an
-// api.Change with the public Session. The event id is the revision. Resumed after it, the feed gives the newest state of every
-// session that changed since; states in between may be left out, and a session that was purged meanwhile is not told.
+// api.Change with the public Session, and event "task" for each change of a task, its data an api.Change with the Task without what it asks
+// for. The event id is the revisions up to which sessions and tasks were told, joined with a dot. Resumed after it, the feed gives the newest state of
+// whatever changed since; states in between may be left out, and what was purged meanwhile is not told.
 func (g *Gateway) serveFeed(w *recorder, r *http.Request, c *caller) {
-	places, follow, err := parseStart(r, make([]bus.Key, 1))
+	places, follow, err := parseStart(r, make([]bus.Key, 2))
 	if err != nil {
 		fail(w, r, err)
 		return
 	}
-	resume := r.Header.Get("Last-Event-ID") != "" || r.URL.Query().Has("after")
+	start := r.Header.Get("Last-Event-ID")
+	if start == "" {
+		start = r.URL.Query().Get("after")
+	}
+	resume := start != "" || r.URL.Query().Has("after")
+	if !strings.Contains(start, ".") && places[0] > 0 { // of a release that told sessions only
+		places[1] = g.tasks.head.Load()
+	}
 	ctx, st, err := g.streams.open(r.Context(), "feed", c)
 	if err != nil {
 		fail(w, r, err)
@@ -109,18 +118,23 @@ func (g *Gateway) serveFeed(w *recorder, r *http.Request, c *caller) {
 		out.close(nil)
 		return
 	}
-	st.end(g.pumpFeed(ctx, st, reader, out, places[0], resume, follow))
+	st.end(g.pumpFeed(ctx, st, reader, out, places, resume, follow))
 	out.close(context.Cause(ctx))
 }
 
-func (g *Gateway) pumpFeed(ctx context.Context, st *stream, reader *feedReader, out *sseStream, last uint64, resume, follow bool) error {
+func (g *Gateway) pumpFeed(ctx context.Context, st *stream, reader *feedReader, out *sseStream, places []uint64, resume, follow bool) error {
 	catchUp := resume
+	last, lastTask := places[0], places[1]
 	for {
 		p := st.who.Load().Principal
 		// What changes from here on is for the next round: else a change could be passed over
 		// because a later one of another session was sent first.
-		head := g.table.head.Load()
+		head, taskHead := g.table.head.Load(), g.tasks.head.Load()
 		keys, over := reader.take()
+		taskItems, err := g.taskItems(p, reader, slices.DeleteFunc(slices.Clone(keys), func(k bus.Key) bool { return !isTask(k) }), catchUp || over, lastTask, taskHead)
+		if err != nil {
+			return err
+		}
 		var rows []*row
 		if catchUp || over {
 			rows = g.table.since(p, last)
@@ -151,7 +165,13 @@ func (g *Gateway) pumpFeed(ctx context.Context, st *stream, reader *feedReader, 
 				return err
 			}
 			last = r.rev
-			if err := out.send(strconv.AppendUint(nil, r.rev, 10), "session", data, i == len(rows)-1); err != nil {
+			if err := out.send(feedID(last, lastTask), "session", data, i == len(rows)-1); err != nil {
+				return err
+			}
+		}
+		for i, t := range taskItems {
+			lastTask = t.rev
+			if err := out.send(feedID(last, lastTask), t.event, t.data, i == len(taskItems)-1); err != nil {
 				return err
 			}
 		}
@@ -164,6 +184,17 @@ func (g *Gateway) pumpFeed(ctx context.Context, st *stream, reader *feedReader, 
 		case <-reader.wake:
 		}
 	}
+}
+
+// feedItem is one event of the feed.
+type feedItem struct {
+	rev   uint64
+	event api.EventType
+	data  []byte
+}
+
+func feedID(session, task uint64) []byte {
+	return strconv.AppendUint(append(strconv.AppendUint(nil, session, 10), '.'), task, 10)
 }
 
 // feedData is a change as clients see it: the public part of the record only.

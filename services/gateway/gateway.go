@@ -71,6 +71,8 @@ type Gateway struct {
 	ops     map[string]api.OpInfo // by pattern in mux
 	proxy   *proxy
 	feed    *feed
+	tasks   *tasks
+	blobs   *bus.Blobs
 	docs    *docs
 	proxies []netip.Prefix
 
@@ -114,6 +116,7 @@ func New(cfg Config, deps Deps) (*Gateway, error) {
 	})
 	g.feed = newFeed()
 	g.table = newTable(deps.Bus, g.onSession)
+	g.tasks, g.blobs = newTasks(deps.Bus, g.feed.notify), bus.ReadBlobs(deps.Bus)
 	g.tickets = &tickets{}
 	g.once = &idempotency{log: g.log}
 	g.proxy = newProxy()
@@ -171,12 +174,17 @@ func (g *Gateway) Run(ctx context.Context) error {
 	close(g.bound)
 
 	var workers sync.WaitGroup
-	failed := make(chan error, len(servers)+1) // one place for each who may send
+	failed := make(chan error, len(servers)+2) // one place for each who may send
 	work, stopWork := context.WithCancel(base)
 	workers.Go(func() { g.openLedgers(work) })
 	workers.Go(func() {
 		if err := g.table.run(work); err != nil && work.Err() == nil {
 			failed <- fmt.Errorf("follow the sessions: %w", err)
+		}
+	})
+	workers.Go(func() {
+		if err := g.tasks.view.Run(work); err != nil && work.Err() == nil {
+			failed <- fmt.Errorf("follow the tasks: %w", err)
 		}
 	})
 	workers.Go(func() { g.streams.run(work) })

@@ -53,6 +53,8 @@ func (g *Gateway) routes() {
 	own("GET /ws", routeWS, g.authenticateStream, g.serveWS)
 	own("GET /api/v1/sessions/{id}/files", routeFiles, g.authenticate, g.serveFiles)
 	own("PUT /api/v1/sessions/{id}/files", routeFiles, g.authenticate, g.serveFiles)
+	own("GET /api/v1/tasks/{id}/events", routeSSE, g.authenticateStream, g.serveTaskEvents)
+	own("GET /api/v1/tasks/{id}/artifacts/{path...}", routeFiles, g.authenticate, g.serveArtifact)
 	own("POST /api/v1/tickets", routeLogin, g.authenticate, func(w *recorder, r *http.Request, c *caller) { g.handleTicket(w, r, c) })
 	open("POST /api/v1/login", routeLogin, g.handleLogin)
 	open("POST /api/v1/logout", routeLogin, g.handleLogout)

@@ -1,0 +1,345 @@
+package gateway
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+	"net/url"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"agentyard.dev/libs/api"
+	"agentyard.dev/libs/bus"
+	"agentyard.dev/libs/rpc"
+	"agentyard.dev/libs/token"
+)
+
+// taskRow is what the feed tells of a task: its record without what may be large. Its fields are api.Task's.
+type taskRow struct {
+	ID         string        `json:"id"`
+	Tenant     string        `json:"tenant"`
+	Owner      string        `json:"owner"`
+	Name       string        `json:"name,omitempty"`
+	Title      string        `json:"title,omitempty"`
+	Queue      string        `json:"queue,omitempty"`
+	Schedule   string        `json:"schedule,omitempty"`
+	State      api.TaskState `json:"state"`
+	Reason     string        `json:"reason,omitempty"`
+	Attempt    int           `json:"attempt"`
+	Session    string        `json:"session,omitempty"`
+	DeadLetter bool          `json:"dead_letter,omitempty"`
+	CreatedAt  time.Time     `json:"created_at"`
+	EndedAt    *time.Time    `json:"ended_at,omitempty"`
+	Rev        uint64        `json:"rev"`
+}
+
+// tasks is what the gateway knows of every task: enough to tell who may hear of which change.
+type tasks struct {
+	ledger *bus.Ledger[api.TaskRecord]
+	view   *bus.View[taskRow]
+	head   atomic.Uint64 // the newest revision in the view
+}
+
+func newTasks(c *bus.Conn, changed func(bus.Key)) *tasks {
+	t := &tasks{ledger: bus.ReadLedger[api.TaskRecord](c, "tasks")}
+	t.view = bus.ReadLedger[taskRow](c, "tasks").View(bus.ViewConfig[taskRow]{
+		Indexes: map[string]func(bus.Entry[taskRow]) []string{byTenant: func(e bus.Entry[taskRow]) []string { return []string{e.Key.Tenant} }},
+		OnChange: func(_ *bus.Entry[taskRow], now bus.Entry[taskRow]) {
+			t.head.Store(max(t.head.Load(), now.Rev))
+			changed(now.Key)
+		},
+	})
+	return t
+}
+
+// since returns the tasks that p may see whose newest change is after rev, of those in keys (nil: all).
+func (t *tasks) since(p api.Principal, rev uint64, keys []bus.Key, all bool) []bus.Entry[taskRow] {
+	keep := func(e bus.Entry[taskRow]) bool {
+		return e.Rev > rev && p.CanOn(api.TaskRead, e.Key.Tenant, e.State.Owner)
+	}
+	if all {
+		return t.view.List(byTenant, p.Tenant, 0, maxVisible, keep)
+	}
+	var out []bus.Entry[taskRow]
+	for _, k := range keys {
+		if e, ok := t.view.Get(k); ok && keep(e) {
+			out = append(out, e)
+		}
+	}
+	return out
+}
+
+func isTask(key bus.Key) bool { return len(key.ID) > 0 && key.ID[0] == byte(api.KindTask) }
+
+// taskItems is the tasks' part of one round of the feed. What changes after head is for the next round.
+func (g *Gateway) taskItems(p api.Principal, reader *feedReader, keys []bus.Key, all bool, last, head uint64) ([]feedItem, error) {
+	rows := g.tasks.since(p, last, keys, all)
+	slices.SortFunc(rows, func(a, b bus.Entry[taskRow]) int {
+		if a.Rev < b.Rev {
+			return -1
+		}
+		return 1
+	})
+	var items []feedItem
+	for _, e := range rows {
+		if e.Rev > head {
+			reader.notify(e.Key)
+			continue
+		}
+		e.State.Rev = e.Rev
+		data, err := json.Marshal(e.Change)
+		if err != nil {
+			return nil, err
+		}
+		items = append(items, feedItem{rev: e.Rev, event: "task", data: data})
+	}
+	return items, nil
+}
+
+// task asks the scheduler for a task in the caller's name.
+func (g *Gateway) task(r *http.Request, c *caller) (api.Task, error) {
+	ctx := token.WithRaw(api.WithPrincipal(r.Context(), c.Principal), c.raw)
+	return rpc.Call(ctx, g.rpc, api.GetTask, api.TaskRef{ID: r.PathValue("id")})
+}
+
+// serveArtifact is GET /api/v1/tasks/{id}/artifacts/{path}: one file that a task left, as a download.
+func (g *Gateway) serveArtifact(w *recorder, r *http.Request, c *caller) {
+	t, err := g.task(r, c)
+	if err != nil {
+		fail(w, r, err)
+		return
+	}
+	name := r.PathValue("path")
+	i := -1
+	if t.Result != nil {
+		i = slices.IndexFunc(t.Result.Artifacts, func(a api.TaskArtifact) bool { return a.Path == name })
+	}
+	if i < 0 {
+		fail(w, r, api.Errorf(api.CodeNotFound, "the task left no such file"))
+		return
+	}
+	a := t.Result.Artifacts[i]
+	h := w.Header()
+	h.Set("Content-Type", "application/octet-stream")
+	h.Set("Content-Disposition", "attachment; filename*=UTF-8''"+url.PathEscape(path.Base(a.Path)))
+	h.Set("Content-Length", strconv.FormatInt(a.Size, 10))
+	h.Set("Content-Security-Policy", "sandbox; default-src 'none'")
+	h.Set("ETag", `"`+a.SHA256+`"`)
+	if strings.Contains(r.Header.Get("If-None-Match"), a.SHA256) {
+		h.Del("Content-Length")
+		w.WriteHeader(http.StatusNotModified)
+		return
+	}
+	if r.Method == http.MethodHead {
+		w.WriteHeader(http.StatusOK)
+		return
+	}
+	err = g.blobs.Get(r.Context(), t.Tenant, t.ID, bus.Blob{ID: a.Blob, Size: a.Size, SHA256: a.SHA256}, extending{w})
+	switch {
+	case err == nil:
+	case w.status == 0:
+		for _, name := range []string{"Content-Disposition", "Content-Length", "ETag"} {
+			h.Del(name)
+		}
+		fail(w, r, err)
+	default:
+		panic(http.ErrAbortHandler) // the client must not take what it has for all
+	}
+}
+
+// extending gives each write of a long answer its own time.
+type extending struct{ w *recorder }
+
+func (e extending) Write(p []byte) (int, error) {
+	e.w.extend()
+	return e.w.Write(p)
+}
+
+// serveTaskEvents is GET /api/v1/tasks/{id}/events: event "task" for each change of the task, its data an api.Change with the
+// public Task, and between them the events of its sessions as GET /sessions/{id}/events gives them. An id is the revision of the newest change
+// that was told, a dot, and the place in the session of that change. The stream ends when the task has.
+func (g *Gateway) serveTaskEvents(w *recorder, r *http.Request, c *caller) {
+	t, err := g.task(r, c)
+	if err != nil {
+		fail(w, r, err)
+		return
+	}
+	places, follow, err := parseStart(r, make([]bus.Key, 2))
+	if err != nil {
+		fail(w, r, err)
+		return
+	}
+	ctx, st, err := g.streams.open(r.Context(), "sse", c)
+	if err != nil {
+		fail(w, r, err)
+		return
+	}
+	defer st.close()
+	e := &taskEvents{g: g, st: st, out: g.newSSE(w), key: bus.Key{Tenant: t.Tenant, ID: t.ID}, rev: places[0], seq: places[1], follow: follow}
+	if r.Method == http.MethodHead {
+		e.out.close(nil)
+		return
+	}
+	st.end(e.run(ctx))
+	e.out.close(context.Cause(ctx))
+}
+
+// taskEvents is one stream of a task's events.
+type taskEvents struct {
+	g      *Gateway
+	st     *stream
+	out    *sseStream
+	key    bus.Key
+	follow bool
+
+	mu      sync.Mutex
+	rev     uint64 // told up to here
+	seq     uint64 // of the present session
+	session bus.Key
+	stop    func() // ends the follower of the present session; nil: there is none
+}
+
+const taskPage = 100
+
+func (e *taskEvents) run(ctx context.Context) error {
+	defer func() {
+		if e.stop != nil {
+			e.stop()
+		}
+	}()
+	if err := e.resume(ctx); err != nil {
+		return err
+	}
+	for {
+		changes, err := e.g.tasks.ledger.History(ctx, e.key, e.rev, taskPage)
+		if err != nil {
+			return err
+		}
+		for _, c := range changes {
+			if err := e.tell(ctx, c); err != nil {
+				return err
+			}
+			if c.Deleted {
+				return errGone
+			}
+		}
+		if len(changes) == taskPage {
+			continue
+		}
+		if n := len(changes); !e.follow || n > 0 && changes[n-1].State.State.Final() || n == 0 && e.ended(ctx) {
+			if err := e.leave(ctx); err != nil {
+				return err
+			}
+			return errAtHead
+		}
+		if _, err := e.g.tasks.view.Wait(ctx, e.key, func(now bus.Entry[taskRow]) bool { return now.Rev > e.rev }); err != nil {
+			return context.Cause(ctx)
+		}
+	}
+}
+
+func (e *taskEvents) ended(ctx context.Context) bool {
+	now, err := e.g.tasks.ledger.Get(ctx, e.key)
+	return err != nil || now.State.State.Final() && now.Rev <= e.rev
+}
+
+// resume takes up the session of the change that was told last.
+func (e *taskEvents) resume(ctx context.Context) error {
+	if e.rev == 0 {
+		return nil
+	}
+	changes, err := e.g.tasks.ledger.History(ctx, e.key, e.rev-1, 1)
+	if err != nil {
+		return err
+	}
+	if len(changes) == 1 && changes[0].Rev == e.rev {
+		e.enter(ctx, changes[0].State)
+	}
+	return nil
+}
+
+// tell sends a change; what its session said before comes first.
+func (e *taskEvents) tell(ctx context.Context, c api.Change[api.TaskRecord]) error {
+	if e.session.ID != "" && (c.State.SessionID != e.session.ID || !c.State.State.Active()) {
+		if err := e.leave(ctx); err != nil {
+			return err
+		}
+	}
+	public := c.State.Task
+	public.Env, public.Rev = nil, c.Rev
+	data, err := json.Marshal(api.Change[api.Task]{Rev: c.Rev, At: c.At, Actor: c.Actor, Verb: c.Verb, Reason: c.Reason, Deleted: c.Deleted, State: public})
+	if err != nil {
+		return err
+	}
+	e.mu.Lock()
+	e.rev = c.Rev
+	err = e.out.send(e.id(), "task", data, true)
+	e.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	e.enter(ctx, c.State)
+	return nil
+}
+
+// id needs the lock.
+func (e *taskEvents) id() []byte {
+	return strconv.AppendUint(append(strconv.AppendUint(nil, e.rev, 10), '.'), e.seq, 10)
+}
+
+// enter follows the session of an active task, if nobody does yet.
+func (e *taskEvents) enter(ctx context.Context, rec api.TaskRecord) {
+	if !rec.State.Active() || rec.SessionID == "" || e.session.ID == rec.SessionID {
+		return
+	}
+	e.session = bus.Key{Tenant: e.key.Tenant, ID: rec.SessionID}
+	fctx, cancel := context.WithCancel(ctx)
+	ended := make(chan struct{})
+	session, after := e.session, e.seq
+	go func() {
+		defer close(ended)
+		// It ends with its context or with the stream; leave reads what it did not send.
+		_ = e.g.follow(fctx, session, after, e.send, nil)
+	}()
+	e.stop = func() {
+		cancel()
+		<-ended
+		e.stop = nil
+	}
+}
+
+func (e *taskEvents) send(ev *bus.HubEvent) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.seq = place(ev)
+	return e.out.send(e.id(), ev.Type, ev.JSON, true)
+}
+
+// leave ends following the present session once all that it has said was sent.
+func (e *taskEvents) leave(ctx context.Context) error {
+	if e.session.ID == "" {
+		return nil
+	}
+	if e.stop != nil {
+		e.stop()
+	}
+	rest, cancel := context.WithCancel(ctx)
+	defer cancel()
+	err := e.g.follow(rest, e.session, e.seq, e.send, cancel)
+	e.session = bus.Key{}
+	e.mu.Lock()
+	e.seq = 0
+	e.mu.Unlock()
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	if rest.Err() == nil {
+		return err
+	}
+	return nil
+}
