@@ -51,12 +51,12 @@ func Wait(d time.Duration) {
 }
 
 const (
-	payload     = 1472 // of a full packet of 1514 bytes over IPv4
-	udpSegment  = 103  // UDP_SEGMENT: one write is cut into packets by the kernel, or by nobody
-	segments    = 16
-	sinkBuffer  = 8 << 20
-	headersIPv4 = 42 // Ethernet, IPv4, UDP
-	headersIPv6 = 62
+	payload      = 1472 // of a full packet of 1514 bytes over IPv4
+	udpSegment   = 103  // UDP_SEGMENT: one write is cut into packets by the kernel, or by nobody
+	segments     = 16
+	socketBuffer = 32 << 20
+	headersIPv4  = 42 // Ethernet, IPv4, UDP
+	headersIPv6  = 62
 	// fullSegment of TCP carries 1448 bytes, with timestamps.
 	fullSegment = 1448
 )
@@ -73,7 +73,7 @@ func (n *Namespace) Sink(t testing.TB, address string) *Meter {
 	if err != nil {
 		t.Fatalf("receive at %s: %v", address, err)
 	}
-	control(t, conn, func(fd int) error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, sinkBuffer) })
+	control(t, conn, func(fd int) error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, socketBuffer) })
 	headers := uint64(headersIPv4)
 	if netip.MustParseAddrPort(address).Addr().Is6() {
 		headers = headersIPv6
@@ -112,6 +112,8 @@ func (n *Namespace) Send(t testing.TB, f Flow) (stop func()) {
 	if err != nil {
 		t.Fatalf("send from %s to %s: %v", f.From, f.To, err)
 	}
+	// A queue of many milliseconds can fill up, so that it does not run empty whenever the sender must wait for a processor.
+	control(t, conn, func(fd int) error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, socketBuffer) })
 	size, headers := payload, headersIPv4
 	if to.Addr().Is6() {
 		size, headers = payload-headersIPv6+headersIPv4, headersIPv6
