@@ -235,6 +235,25 @@ type TrafficSession struct {
 	Intended  *TrafficPlan        `json:"intended,omitempty" doc:"Absent: no agent has reported for the node."`
 	Applied   *TrafficPlanApplied `json:"applied,omitempty" doc:"Absent: nothing yet."`
 	Effective TrafficEffective    `json:"effective"`
+	Counters  *TrafficCounts      `json:"counters,omitempty" doc:"Live; absent: its node has not said anything for a while."`
+}
+
+// TrafficCounts is what the kernel counted of a session since each class was made, and the rates of the last seconds.
+type TrafficCounts struct {
+	At       time.Time           `json:"at"`
+	Download []TrafficClassCount `json:"download,omitempty"`
+	Upload   []TrafficClassCount `json:"upload,omitempty"`
+}
+
+// TrafficClassCount is one class's in one direction.
+type TrafficClassCount struct {
+	Class    string `json:"class"`
+	Bytes    uint64 `json:"bytes"`
+	Packets  uint64 `json:"packets"`
+	Drops    uint64 `json:"drops"`
+	Backlog  uint64 `json:"backlog" doc:"Bytes that wait."`
+	Borrowed uint64 `json:"borrowed" doc:"Packets that were sent with what other classes left."`
+	Rate     string `json:"rate" doc:"Of the last second or two: 12.3Mbit."`
 }
 
 // TrafficPlan names one plan.

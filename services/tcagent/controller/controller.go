@@ -53,6 +53,7 @@ type Controller struct {
 	sessions *bus.View[facts]
 
 	world   *world
+	counts  *counts
 	term    atomic.Pointer[queue] // sessions to plan; nil while another replica does it
 	metrics *metrics
 	ready   chan struct{} // closed when operations are answered
@@ -99,7 +100,7 @@ func New(cfg Config, deps Deps) *Controller {
 		deps.Now = time.Now
 	}
 	return &Controller{
-		cfg: cfg, deps: deps, log: deps.Logger, world: newWorld(), metrics: newMetrics(deps.Metrics), ready: make(chan struct{}),
+		cfg: cfg, deps: deps, log: deps.Logger, world: newWorld(), counts: newCounts(), metrics: newMetrics(deps.Metrics), ready: make(chan struct{}),
 	}
 }
 
@@ -140,6 +141,7 @@ func (c *Controller) Run(ctx context.Context) error {
 	part("follow plans", c.planned.Run)
 	part("follow nodes", c.nodes.Run)
 	part("follow sessions", c.sessions.Run)
+	part("follow counters", c.listen)
 	// Sessions are another's ledger, which may not be there yet: operations on policies do not wait for it.
 	for _, loaded := range []<-chan struct{}{c.byName.Ready(), c.planned.Ready(), c.nodes.Ready()} {
 		select {

@@ -148,6 +148,9 @@ func (c *Controller) capabilities(node string) (can tc.Capabilities, ok bool) {
 	return can, true
 }
 
+// same says that a node agent would do the same for both.
+func same(a, b api.TrafficPlanRecord) bool { return a.Hash == b.Hash && a.Address == b.Address }
+
 // plan makes the ledger hold the plan of one session, and only that. A plan that is there already is not written.
 func (c *Controller) plan(ctx context.Context, q *queue, key bus.Key) error {
 	e, ok := c.sessions.Get(key)
@@ -182,14 +185,14 @@ func (c *Controller) plan(ctx context.Context, q *queue, key bus.Key) error {
 		Node: e.State.Node, Tenant: key.Tenant, Session: key.ID, Hash: plan.Hash(), Plan: plan.Bytes(), Address: e.State.address(),
 	}
 	at := bus.Key{Tenant: node, ID: key.ID}
-	old, there1 := c.planned.Get(at)
+	old, known := c.planned.Get(at)
 	same := func(old api.TrafficPlanRecord) bool { return old.Hash == record.Hash && old.Address == record.Address }
-	if there1 && same(old.State) {
+	if known && same(old.State) {
 		return nil
 	}
 	c.metrics.written.Inc()
 	meta := bus.Meta{Actor: actor, Verb: "plan"}
-	if there1 {
+	if known {
 		_, err = c.plans.Update(ctx, at, meta, func(old api.TrafficPlanRecord) (api.TrafficPlanRecord, error) {
 			if same(old) {
 				return old, bus.ErrUnchanged

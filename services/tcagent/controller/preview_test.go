@@ -1,11 +1,14 @@
 package controller_test
 
 import (
+	"encoding/json"
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"agentyard.dev/libs/api"
+	"agentyard.dev/libs/bus"
 	"agentyard.dev/libs/rpc"
 	"agentyard.dev/libs/tc"
 )
@@ -134,4 +137,66 @@ func TestStatus(t *testing.T) {
 	less.ConnLimit = false
 	y.report("n1", "", less, nil)
 	is("[Accepted Compiled Degraded] 1 1 [n1]")
+}
+
+// TestAddress has a session's address follow its endpoint: by it a node agent finds the session's network.
+func TestAddress(t *testing.T) {
+	y := newYard(t)
+	y.report("n1", "", able, nil)
+	id := y.session("default", "n1", nil)
+	for _, tt := range []struct{ endpoint, address string }{
+		{"http://10.1.2.3:9000", "10.1.2.3"}, {"http://[2001:db8::7]:9000", "2001:db8::7"}, {"http://127.0.0.1:9000", ""},
+		{"http://10.1.2.4:9000", "10.1.2.4"}, {"unix:/run/s", ""}, {"http://10.1.2.5", "10.1.2.5"}, {"http://name:9000", ""},
+	} {
+		y.change("default", id, func(r *api.SessionRecord) { r.Endpoint = tt.endpoint })
+		y.eventually("the plan of "+tt.endpoint+" has the address "+tt.address, func() bool {
+			e, ok := y.plans.Get(bus.Key{Tenant: "n1", ID: id})
+			return ok && e.State.Address == tt.address
+		})
+	}
+}
+
+func TestCounters(t *testing.T) {
+	y := newYard(t)
+	admin := y.as("admin", api.RoleAdmin)
+	id := y.session("default", "n1", nil)
+	at := y.clock.now()
+	publish := func(at time.Time, session string, bytes uint64) {
+		t.Helper()
+		data, err := json.Marshal(api.TrafficCounters{Node: "n1", At: at, Sessions: []api.TrafficSessionCounters{
+			{Session: session, Download: []api.TrafficClassCounters{{Class: "model", Bytes: bytes, Packets: 7, Drops: 2}}},
+		}})
+		if err == nil {
+			err = y.agent.Publish(api.LiveCountersPrefix+"n1", data)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	counters := func() *api.TrafficCounts {
+		return must(rpc.Call(admin, y.client, api.GetTrafficSession, api.SessionRef{ID: id}))(t).Counters
+	}
+	y.eventually("the sessions are known", func() bool {
+		_, err := rpc.Call(admin, y.client, api.GetTrafficSession, api.SessionRef{ID: id})
+		return err == nil
+	})
+	if c := counters(); c != nil {
+		t.Errorf("counters of a silent node: %+v", c)
+	}
+	publish(at, id, 1_000_000)
+	publish(at, "another", 5)
+	publish(at.Add(time.Second), id, 2_250_000)
+	publish(at.Add(500*time.Millisecond), id, 1) // overtaken
+	y.eventually("the rate of the last second", func() bool {
+		c := counters()
+		return c != nil && len(c.Download) == 1 && c.Download[0].Bytes == 2_250_000 && c.Download[0].Rate == "10.0Mbit" && c.Download[0].Drops == 2
+	})
+	y.clock.set(at.Add(10 * time.Second))
+	if c := counters(); c == nil || c.Download[0].Rate != "0bit" {
+		t.Errorf("of an idle session: %+v", c)
+	}
+	y.clock.set(at.Add(time.Minute))
+	if c := counters(); c != nil {
+		t.Errorf("of a node that is gone: %+v", c)
+	}
 }

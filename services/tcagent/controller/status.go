@@ -123,6 +123,7 @@ func (c *Controller) session(ctx context.Context, req api.SessionRef) (api.Traff
 		return out, err
 	}
 	out.Intended, out.Applied = c.planOf(f)
+	out.Counters = c.counts.of(f.ID, c.deps.Now())
 	if out.Intended == nil {
 		return out, nil
 	}
