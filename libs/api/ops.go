@@ -5,7 +5,7 @@ func Operations() []AnyOp {
 	return []AnyOp{
 		CreateSession, ListSessions, GetSession, SessionHistory, UpdateSession, DeleteSession,
 		PauseSession, ResumeSession, InterruptSession, SendMessage, ListMessages, AnswerApproval,
-		CreateProfile, ListProfiles, GetProfile, UpdateProfile, DeleteProfile,
+		CreateProfile, ListProfiles, GetProfile, UpdateProfile, DeleteProfile, GetPool,
 		PutSecret, ListSecrets, DeleteSecret, PutCredential, ListCredentials, DeleteCredential,
 		Exchange, JWKS, GetMe, CreateUser, ListUsers, GetUser, UpdateUser, DeleteUser,
 		CreateTenant, ListTenants, GetTenant, UpdateTenant,

@@ -134,6 +134,7 @@ type Profile struct {
 	// runtime of pods takes either.
 	Image string `json:"image,omitempty"`
 	Pod   Pod    `json:"pod,omitzero"`
+	Pool  *Pool  `json:"pool,omitempty"` // nil: every session starts cold
 	Rev   uint64 `json:"rev"`
 }
 

@@ -86,6 +86,7 @@ func (s *Service) lead(ctx context.Context) error {
 	parts.Go(func() { s.sweep(ctx) })
 	parts.Go(func() { s.watchOrphans(ctx) })
 	parts.Go(func() { s.reseal(ctx) })
+	parts.Go(func() { s.keepPools(ctx) })
 	q.run(ctx, s.cfg.Workers, s.reconcile)
 	return nil
 }

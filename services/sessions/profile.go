@@ -57,6 +57,8 @@ func (s *Service) checkProfile(prefix string, p api.Profile) error {
 	bad.agent(prefix+"/agent", p.Agent, s.deps.Kind)
 	bad.env(prefix+"/env", p.Env)
 	bad.furniture(prefix, p)
+	_, pools := s.deps.Runtime.(Pooler)
+	bad.pool(prefix+"/pool", p.Pool, pools)
 	bad.resources(prefix+"/resources", p.Resources)
 	bad.pod(prefix, p.Image, p.Pod)
 	if !s.deps.Info.Pods && (p.Image != "" || !reflect.DeepEqual(p.Pod, api.Pod{})) {

@@ -33,6 +33,11 @@ func (s *Service) changed(old *bus.Entry[api.SessionRecord], now bus.Entry[api.S
 	if old != nil && old.State.State == now.State.State && old.State.Incarnation == now.State.Incarnation {
 		return
 	}
+	if old == nil && s.now().Sub(now.At) < burstWindow {
+		if key := (bus.Key{Tenant: now.Key.Tenant, ID: now.State.Profile}); s.pooled(key) {
+			s.demand.note(key, s.now())
+		}
+	}
 	if s.now().Sub(now.At) < announceAge {
 		s.tracker.with(now.Key, func(k *tracked) {
 			if len(k.announce) == maxAnnouncements {

@@ -76,6 +76,7 @@ type Service struct {
 	reports *queue                // sessions whose newest report waits to be written
 	term    atomic.Pointer[queue] // sessions to reconcile; nil while another replica does it
 	tracker *tracker
+	demand  demand
 	metrics *metrics
 	ready   chan struct{} // closed when operations are answered
 }
@@ -245,6 +246,7 @@ func (s *Service) register(server *rpc.Server) {
 	rpc.Handle(server, api.GetProfile, s.getProfile)
 	rpc.Handle(server, api.UpdateProfile, s.updateProfile)
 	rpc.Handle(server, api.DeleteProfile, s.deleteProfile)
+	rpc.Handle(server, api.GetPool, s.pool)
 	rpc.Handle(server, api.PutSecret, s.putSecret)
 	rpc.Handle(server, api.ListSecrets, s.listSecrets)
 	rpc.Handle(server, api.DeleteSecret, s.deleteSecret)
