@@ -54,6 +54,7 @@ func (g *Gateway) routes() {
 	own("GET /api/v1/sessions/{id}/files", routeFiles, g.authenticate, g.serveFiles)
 	own("PUT /api/v1/sessions/{id}/files", routeFiles, g.authenticate, g.serveFiles)
 	own("GET /api/v1/tasks/{id}/events", routeSSE, g.authenticateStream, g.serveTaskEvents)
+	own(trafficEvents, routeSSE, g.authenticateStream, g.serveTraffic)
 	own("GET /api/v1/tasks/{id}/artifacts/{path...}", routeFiles, g.authenticate, g.serveArtifact)
 	own("POST /api/v1/tickets", routeLogin, g.authenticate, func(w *recorder, r *http.Request, c *caller) { g.handleTicket(w, r, c) })
 	open("POST /api/v1/login", routeLogin, g.handleLogin)
@@ -190,6 +191,12 @@ func (g *Gateway) route(w *recorder, r *http.Request) {
 	h, pattern := g.mux.Handler(r)
 	if pattern == "" {
 		g.unmatched(w, r, h)
+		return
+	}
+	if wantsTrafficEvents(pattern, r) {
+		r = r.Clone(r.Context())
+		r.URL = r.URL.JoinPath("events")
+		g.mux.ServeHTTP(w, r)
 		return
 	}
 	if op, ok := g.ops[pattern]; ok {
