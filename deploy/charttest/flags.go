@@ -12,7 +12,10 @@ import (
 )
 
 // Services are the services that have a chart.
-var Services = []string{"gateway", "auth", "sessions", "scheduler", "tcagent"}
+var Services = []string{"gateway", "auth", "sessions", "scheduler", "tccontroller", "tcagent"}
+
+// packages is where a service's command is, when it is not services/<name>/cmd/<name>.
+var packages = map[string]string{"tccontroller": "./services/tcagent/cmd/tccontroller"}
 
 // Flag is one flag of a service, as its -h says.
 type Flag struct {
@@ -21,7 +24,11 @@ type Flag struct {
 
 // Build builds a service's command.
 func Build(ctx context.Context, binary, service string) error {
-	cmd := exec.CommandContext(ctx, "go", "build", "-o", binary, "./services/"+service+"/cmd/"+service)
+	pkg, ok := packages[service]
+	if !ok {
+		pkg = "./services/" + service + "/cmd/" + service
+	}
+	cmd := exec.CommandContext(ctx, "go", "build", "-o", binary, pkg)
 	cmd.Dir = Root
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
@@ -61,13 +68,13 @@ var decided = map[string][]string{
 	"auth":    {"auth.secret-file", "auth.bootstrap-key-file", "auth.ledger-replicas"},
 	"sessions": {"sessions.replicas", "sessions.runtime", "sessions.issuer-file", "sessions.bus-url",
 		"kube.namespace", "kube.instance", "kube.service-account", "kube.image", "kube.pull-policy"},
-	"scheduler": {},
-	"tcagent":   {},
+	"tcagent": {"tcagent.node", "tcagent.data"},
 }
 
 // pointless are flags that do nothing in a pod.
 var pointless = map[string][]string{
 	"sessions": {"sessions.data-dir", "sessions.socket-dir", "sessions.node", "sessions.uid-base", "sessions.uid-count", "kube.config"},
+	"tcagent":  {"tcagent.proc"},
 }
 
 // schemas are the values that a flag's type takes. A flag that names its argument itself does not tell its type.

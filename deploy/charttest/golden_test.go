@@ -23,6 +23,7 @@ global:
   monitoring: {kind: ServiceMonitor, labels: {release: prometheus}}
   networkPolicy:
     metricsFrom: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: observability}}}]
+    nodes: [10.0.0.0/16]
 nats:
   replicas: 3
   tls: {issuer: {name: yard-ca, kind: Issuer}}

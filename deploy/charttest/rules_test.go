@@ -63,12 +63,18 @@ func TestPodsAreRestricted(t *testing.T) {
 		// Live update replaces a service's binary, in development only.
 		dev := strings.HasSuffix(t.Name(), "/agentyard-dev") && o.Kind() == "Deployment" && o.Name() != "agentyard-redis"
 		at := o.Kind() + " " + o.Name()
+		if o.Kind() == "DaemonSet" { // the node agent, which is off by default, has the privileges of TestNodeAgent
+			pod = maps.Clone(pod)
+			for _, field := range []string{"hostNetwork", "hostPID", "volumes"} {
+				delete(pod, field)
+			}
+		}
 		for _, field := range []string{"hostNetwork", "hostPID", "hostIPC"} {
 			if pod[field] == true {
 				t.Errorf("%s: %s", at, field)
 			}
 		}
-		if dig(pod, "securityContext", "runAsNonRoot") != true || dig(pod, "securityContext", "seccompProfile", "type") != "RuntimeDefault" {
+		if o.Kind() != "DaemonSet" && dig(pod, "securityContext", "runAsNonRoot") != true || dig(pod, "securityContext", "seccompProfile", "type") != "RuntimeDefault" {
 			t.Errorf("%s: not runAsNonRoot with seccomp RuntimeDefault", at)
 		}
 		if _, said := pod["automountServiceAccountToken"].(bool); !said {
@@ -84,7 +90,7 @@ func TestPodsAreRestricted(t *testing.T) {
 			if dig(c, "securityContext", "allowPrivilegeEscalation") != false || dig(c, "securityContext", "readOnlyRootFilesystem") != !dev {
 				t.Errorf("%s: may gain privileges or write its root", at)
 			}
-			if fmt.Sprint(dig(c, "securityContext", "capabilities")) != "map[drop:[ALL]]" {
+			if o.Kind() != "DaemonSet" && fmt.Sprint(dig(c, "securityContext", "capabilities")) != "map[drop:[ALL]]" {
 				t.Errorf("%s: has capabilities %v", at, dig(c, "securityContext", "capabilities"))
 			}
 			for _, part := range []string{"requests", "limits"} {
@@ -107,6 +113,35 @@ func TestPodsAreRestricted(t *testing.T) {
 			}
 		}
 	})
+}
+
+// The node agent has what it needs to set queueing disciplines in sessions' network namespaces, and runs only where it is asked for.
+func TestNodeAgent(t *testing.T) {
+	for _, a := range arrangements {
+		for _, o := range a.objects(t) {
+			if o.Kind() != "DaemonSet" {
+				continue
+			}
+			if a.name != "agentyard-everything" && a.name != "tcagent" {
+				t.Errorf("%s runs %s", a.name, o.Name())
+			}
+			pod := podSpec(o)
+			var volumes []string
+			for _, v := range asList(pod["volumes"]) {
+				if v["hostPath"] != nil {
+					volumes = append(volumes, text(dig(v, "hostPath", "path")))
+				}
+			}
+			if got := fmt.Sprint(volumes, pod["hostNetwork"], pod["hostPID"], pod["hostIPC"], pod["automountServiceAccountToken"]); got != "[/var/lib/agentyard/tcagent] true true <nil> false" {
+				t.Errorf("%s: of the node it has %s", a.name, got)
+			}
+			for _, c := range asList(pod["containers"]) {
+				if got := fmt.Sprint(dig(c, "securityContext")); got != "map[allowPrivilegeEscalation:false capabilities:map[add:[NET_ADMIN SYS_ADMIN SYS_PTRACE] drop:[ALL]] readOnlyRootFilesystem:true]" {
+					t.Errorf("%s: %s", a.name, got)
+				}
+			}
+		}
+	}
 }
 
 // A Secret's value belongs into a Secret that the keys job or the operator makes: no template renders one, and what a ConfigMap or

@@ -60,7 +60,7 @@ func TestNotes(t *testing.T) {
 		"{}":                                {"namespace yard", "port-forward service/agentyard-gateway 8080:80", "secret agentyard-admin", "helm test -n yard agentyard"},
 		"gateway: {host: yard.example.com}": {"https://yard.example.com"},
 		"global: {bus: {replicas: 3}}":      {"WARNING", "no stream can be made"},
-		"tcagent: {enabled: true}":          {"does not enforce traffic yet"},
+		"tcagent: {enabled: true}":          {"WARNING", "global.networkPolicy.nodes"},
 		"gateway: {tls: {enabled: false}, host: yard.test}": {"http://yard.test"},
 	} {
 		text := notes(values)
@@ -81,7 +81,7 @@ func TestServicesApartAreOneYard(t *testing.T) {
 	for _, o := range (arrangement{name: "whole", chart: "agentyard"}).objects(t) {
 		whole[o.Kind()+"/"+o.Name()] = strings.ReplaceAll(o.Text, "app.kubernetes.io/managed-by", "")
 	}
-	for _, s := range []string{"gateway", "auth", "sessions", "scheduler", "nats", "redis"} {
+	for _, s := range []string{"gateway", "auth", "sessions", "scheduler", "tccontroller", "nats", "redis"} {
 		for _, o := range (arrangement{name: s, chart: s, more: "global: {yard: agentyard}"}).objects(t) {
 			key := o.Kind() + "/" + o.Name()
 			if want, ok := whole[key]; !ok {

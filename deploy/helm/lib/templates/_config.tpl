@@ -17,7 +17,7 @@ values.config what the operator does; the chart's schema keeps the two apart.
 */}}
 {{- define "lib.env" -}}
 {{- $root := .root }}
-{{- $flags := dict "admin-listen" ":9090" "log.level" $root.Values.global.log.level "log.format" $root.Values.global.log.format
+{{- $flags := dict "admin-listen" (printf ":%s" (include "lib.adminPort" .spec)) "log.level" $root.Values.global.log.level "log.format" $root.Values.global.log.format
       "stop-timeout" (printf "%ds" (int $root.Values.stopSeconds)) "bus.url" (include "lib.busURL" $root)
       "bus.credentials" "/etc/agentyard/bus/bus.creds" "bus.replicas" $root.Values.global.bus.replicas }}
 {{- with $root.Values.global.tracing.endpoint }}{{ $_ := set $flags "otel.endpoint" . }}{{ end }}
@@ -41,6 +41,9 @@ values.config what the operator does; the chart's schema keeps the two apart.
 - name: SSL_CERT_DIR # beside the image's own bundle
   value: /etc/agentyard/bus-ca
 {{- end }}
+{{- with .spec.env }}
+{{ toYaml . }}
+{{- end }}
 {{- with $root.Values.extraEnv }}
 {{ toYaml . }}
 {{- end }}
@@ -52,7 +55,8 @@ values.config what the operator does; the chart's schema keeps the two apart.
 {{- end }}
 
 {{- define "lib.credentialsSecret" -}}
-{{ .Values.credentialsSecret | default (printf "%s-%s-bus" (include "lib.yard" .) .Chart.Name) }}
+{{- $role := eq .Chart.Name "tccontroller" | ternary "tcagent" .Chart.Name }}{{/* controller and agents are one service to the bus */}}
+{{- .Values.credentialsSecret | default (printf "%s-%s-bus" (include "lib.yard" .) $role) }}
 {{- end }}
 
 {{- define "lib.redisSecret" -}}

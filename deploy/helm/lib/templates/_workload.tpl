@@ -4,7 +4,9 @@ lib.workload (dict "root" $ "kind" "Deployment"|"DaemonSet" "spec" spec): a serv
   flags    {flag: value}
   redis    whether the service uses Redis
   token    whether it talks to the Kubernetes API
+  env      further variables
   volumes, mounts
+  node     of a node agent: hostNetwork, hostPID, as root with these capabilities; adminPort, since the node's ports are others' too
 */}}
 {{- define "lib.workload" -}}
 {{- $root := .root }}
@@ -53,11 +55,17 @@ imagePullSecrets: {{- range . }}
 {{- end }}
 # What a stop takes at most, the pause for load balancers before it, and some more.
 terminationGracePeriodSeconds: {{ add $values.stopSeconds $values.drainSeconds 10 }}
-{{- with .spec.hostNetwork }}
+{{- if .spec.node }}
 hostNetwork: true
+hostPID: true
 dnsPolicy: ClusterFirstWithHostNet
-{{- end }}
+securityContext:
+  runAsUser: 0
+  runAsGroup: 0
+  seccompProfile: {type: RuntimeDefault}
+{{- else }}
 securityContext: {{- include "lib.podSecurity" $root | nindent 2 }}
+{{- end }}
 {{- with $values.priorityClassName }}
 priorityClassName: {{ . }}
 {{- end }}
@@ -79,7 +87,7 @@ containers:
     imagePullPolicy: {{ $values.global.image.pullPolicy }}
     env: {{- include "lib.env" . | trim | nindent 6 }}
     ports:
-      - {name: admin, containerPort: 9090}
+      - {name: admin, containerPort: {{ include "lib.adminPort" .spec }}}
       {{- range .spec.ports }}
       - {name: {{ .name }}, containerPort: {{ .containerPort }}}
       {{- end }}
@@ -88,7 +96,7 @@ containers:
       preStop: # load balancers and proxies need a moment to learn that this pod goes
         sleep: {seconds: {{ $values.drainSeconds }}}
     resources: {{- toYaml $values.resources | nindent 6 }}
-    securityContext: {{- include "lib.containerSecurity" (dict "capabilities" .spec.capabilities "writableRoot" $values.global.writableRoot) | nindent 6 }}
+    securityContext: {{- include "lib.containerSecurity" (dict "capabilities" (dig "node" "capabilities" nil .spec) "writableRoot" $values.global.writableRoot) | nindent 6 }}
     volumeMounts:
       - {name: bus, mountPath: /etc/agentyard/bus, readOnly: true}
       {{- if $values.global.bus.caSecret }}
@@ -162,4 +170,8 @@ metadata:
   annotations: {{- toYaml . | nindent 4 }}
   {{- end }}
 automountServiceAccountToken: false # a pod that needs the token asks for it
+{{- end }}
+
+{{- define "lib.adminPort" -}}
+{{ dig "node" "adminPort" 9090 . }}
 {{- end }}

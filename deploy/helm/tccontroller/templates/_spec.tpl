@@ -1,0 +1,3 @@
+{{- define "tccontroller.spec" -}}
+redis: false
+{{- end }}
