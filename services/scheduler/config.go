@@ -24,7 +24,9 @@ type Config struct {
 	Sweep time.Duration
 	// MaxArtifacts bounds the files of one task, in bytes.
 	MaxArtifacts int64
-	Replicas     int // of the ledgers on a bus of several servers
+	// WebhookAllowPrivate lets webhooks lead to private addresses and by plain http.
+	WebhookAllowPrivate bool
+	Replicas            int // of the ledgers on a bus of several servers
 }
 
 // DefaultConfig returns the defaults.
@@ -48,6 +50,7 @@ func (c *Config) Register(fs *flag.FlagSet) {
 	fs.DurationVar(&c.InterruptGrace, "scheduler.interrupt-grace", c.InterruptGrace, "how long an interrupted agent may take to end before its session is stopped")
 	fs.DurationVar(&c.Sweep, "scheduler.sweep", c.Sweep, "how often sessions are looked for that no task needs any more")
 	fs.Int64Var(&c.MaxArtifacts, "scheduler.max-artifacts", c.MaxArtifacts, "bytes of the files that one task may leave")
+	fs.BoolVar(&c.WebhookAllowPrivate, "scheduler.webhook-allow-private", c.WebhookAllowPrivate, "let webhooks lead to private addresses and by plain http: when all who may make one may reach your network")
 	fs.IntVar(&c.Replicas, "scheduler.replicas", c.Replicas, "copies of the ledgers on a bus of several servers")
 }
 

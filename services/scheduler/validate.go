@@ -120,9 +120,7 @@ func (s *Service) checkSpec(bad *problems, at string, spec *api.TaskSpec, p api.
 	checkLabels(bad, at+"/labels", spec.Labels)
 	s.checkSession(bad, at, spec, p)
 	checkResult(bad, at, spec)
-	if len(spec.Notify) > maxNotify {
-		bad.add(at+"/notify", "has %d entries; at most %d are allowed", len(spec.Notify), maxNotify)
-	}
+	s.checkNotify(bad, at, spec, p)
 }
 
 func (s *Service) checkSession(bad *problems, at string, spec *api.TaskSpec, p api.Principal) {

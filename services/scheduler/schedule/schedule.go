@@ -136,8 +136,15 @@ func (s *Service) Open(ctx context.Context) (err error) {
 	return nil
 }
 
-// Ready is closed when operations can be answered.
-func (s *Service) Ready() <-chan struct{} { return s.view.Ready() }
+// Ready returns nil when operations can be answered.
+func (s *Service) Ready(ctx context.Context) error {
+	select {
+	case <-s.view.Ready():
+		return nil
+	case <-ctx.Done():
+		return api.Errorf(api.CodeUnavailable, "schedules are being read: %w", ctx.Err())
+	}
+}
 
 // Run follows the ledger, and fires while it holds the lease, until ctx ends.
 func (s *Service) Run(ctx context.Context) error {

@@ -146,7 +146,7 @@ func (y *yard) start(change ...func(*Deps)) *replica {
 		parts.Wait()
 	})
 	y.t.Cleanup(r.stop)
-	<-readyIn(y.t, r.Ready())
+	<-readyIn(y.t, r.view.Ready())
 	return r
 }
 
