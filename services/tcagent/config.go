@@ -19,6 +19,9 @@ type Config struct {
 	Data string
 	// Proc is where the node's /proc is.
 	Proc string
+	// Namespace is a file of the network namespace in which the node's sides of the sessions' interfaces are, such as /proc/1/ns/net;
+	// empty: the process's own.
+	Namespace string
 	// Uplink is the rate of the node's way out, such as "10Gbit"; empty: not known, and guarantees are not checked against it.
 	Uplink string
 	// Audit is how often every session is compared with its plan; what others change in between is heard of.
@@ -41,6 +44,8 @@ func (c *Config) Register(fs *flag.FlagSet) {
 	fs.StringVar(&c.Node, "tcagent.node", c.Node, "`name` of this node, as its sessions have it; empty: that of sessions without one")
 	fs.StringVar(&c.Data, "tcagent.data", c.Data, "`directory` for the last accepted plans, which hold while the bus is away; empty: none are kept")
 	fs.StringVar(&c.Proc, "tcagent.proc", c.Proc, "`directory` of the node's /proc")
+	fs.StringVar(&c.Namespace, "tcagent.namespace", c.Namespace,
+		"`file` of the network namespace that sessions' interfaces lead to, such as /proc/1/ns/net; empty: the process's own")
 	fs.StringVar(&c.Uplink, "tcagent.uplink", c.Uplink, "`rate` of the node's uplink, such as 10Gbit, which guarantees are checked against; empty: unknown")
 	fs.DurationVar(&c.Audit, "tcagent.audit", c.Audit, "how often every session is compared with its plan")
 }

@@ -80,7 +80,7 @@ func (y *yard) agent(reg prometheus.Registerer) (stop func()) {
 }
 
 func (y *yard) agentOn(ctx context.Context, cancel context.CancelFunc, conn *bus.Conn, reg prometheus.Registerer) (stop func()) {
-	s := tcagent.New(tcagent.Config{Node: node, Data: y.data}, tcagent.Deps{Bus: conn, Version: "test", Metrics: reg, Namespace: y.lab.Node.Path()})
+	s := tcagent.New(tcagent.Config{Node: node, Data: y.data, Namespace: y.lab.Node.Path()}, tcagent.Deps{Bus: conn, Version: "test", Metrics: reg})
 	ended := make(chan error, 1)
 	go func() { ended <- s.Run(ctx) }()
 	stopped := false

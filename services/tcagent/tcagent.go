@@ -27,8 +27,6 @@ type Deps struct {
 	Version string
 	Logger  *slog.Logger          // nil: none
 	Metrics prometheus.Registerer // nil: none
-	// Namespace is a file of the network namespace in which the node's sides of the sessions' interfaces are; empty: the process's own.
-	Namespace string
 }
 
 // Service is the node agent of one node.
@@ -106,14 +104,11 @@ func (s *Service) Run(ctx context.Context) error {
 
 // open probes the kernel and takes up the plans that an agent before this one accepted.
 func (s *Service) open(ctx context.Context) error {
-	k, err := kernel.Open(s.deps.Namespace)
-	switch {
-	case errors.Is(err, kernel.ErrUnsupported):
+	if k, err := kernel.Open(s.cfg.Namespace); err != nil {
+		// Whatever it is: an agent that says so is better than none.
 		s.unable = err
 		s.log.WarnContext(ctx, "this node cannot control traffic; its sessions' traffic is not limited", "err", err)
-	case err != nil:
-		return err
-	default:
+	} else {
 		s.kernel, s.finder = k, newFinder(s.cfg.Proc, k)
 	}
 	kept, err := s.store.load(s.log)

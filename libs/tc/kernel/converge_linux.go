@@ -128,7 +128,7 @@ func (c *converger) tree(at place, have, want *tree, program code) {
 		switch _, there := have.queues[h]; {
 		case !there || gone[h]:
 			c.add(build, at, "add", queue, queue.add(at.device))
-		case queue.kind != old.kind || queue.handle != old.handle:
+		case queue.kind != old.kind || queue.handle != old.handle || queue.fixed() && !queue.same(old):
 			c.add(repair, at, "del", old, old.del(at.device))
 			c.add(build, at, "add", queue, queue.add(at.device))
 		case !queue.same(old):

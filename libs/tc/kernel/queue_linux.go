@@ -71,6 +71,9 @@ func (q queue) same(d queue) bool {
 	return q == d
 }
 
+// fixed says that the kernel cannot change a queue of this kind: it is made again, and what waits in it is lost.
+func (q queue) fixed() bool { return q.kind == string(tc.SFQ) }
+
 func (q queue) add(device int) message {
 	return q.write(device, unix.NLM_F_CREATE|unix.NLM_F_EXCL)
 }
