@@ -160,6 +160,8 @@ type Pod struct {
 	Requests Resources `json:"requests,omitzero"`
 	// Volume holds workspace and home, and outlives a pod; nil: they are lost with the pod.
 	Volume *Volume `json:"volume,omitempty"`
+	// WritableRoot lets the agent write everywhere in its container's file system, for images that want it.
+	WritableRoot bool `json:"writable_root,omitempty"`
 	// Labels and Annotations are put on the pod under the prefix "user.agentyard.dev/".
 	Labels      map[string]string `json:"labels,omitempty"`
 	Annotations map[string]string `json:"annotations,omitempty"`

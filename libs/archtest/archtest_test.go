@@ -153,6 +153,18 @@ func TestNodeAgentLinksNoKubernetesClient(t *testing.T) {
 		t.Errorf("cmd/tcagent links %s; keep it in the controller", p)
 	}
 
+	t.Run("nor what runs on one machine or inside a session", func(t *testing.T) {
+		for service, command := range map[string]string{"standalone": "./cmd/agentyard", "sessions": "./cmd/runner"} {
+			found, err := links(t.Context(), filepath.Join(workspace(t), "services", service), command, nil, kubernetes)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, p := range found {
+				t.Errorf("%s of %s links %s; keep it in services/sessions/kube", command, service, p)
+			}
+		}
+	})
+
 	t.Run("and would be seen to", func(t *testing.T) {
 		env := []string{"GOWORK=off", "GOPROXY=off", "GOFLAGS=-mod=mod"}
 		found, err := links(t.Context(), filepath.Join("testdata", "links"), ".", env, kubernetes)

@@ -66,8 +66,9 @@ func (r *Runtime) manifest(g generic) *corev1.Pod {
 	user := int64(userID)
 	stop := int64(stopSeconds)
 	fsChange := corev1.FSGroupChangeOnRootMismatch
+	readOnly := !g.pod.WritableRoot
 	secure := &corev1.SecurityContext{
-		AllowPrivilegeEscalation: &no, Privileged: &no, ReadOnlyRootFilesystem: &yes,
+		AllowPrivilegeEscalation: &no, Privileged: &no, ReadOnlyRootFilesystem: &readOnly,
 		Capabilities: &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}},
 	}
 	p := &corev1.Pod{
@@ -108,6 +109,8 @@ func (r *Runtime) manifest(g generic) *corev1.Pod {
 
 // install puts the runner into a pod whose image does not have it.
 func (r *Runtime) install(spec *corev1.PodSpec, secure *corev1.SecurityContext) {
+	secure = secure.DeepCopy()
+	*secure.ReadOnlyRootFilesystem = true
 	mount := corev1.VolumeMount{Name: "runner", MountPath: runnerDir}
 	small := corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("100m"), corev1.ResourceMemory: resource.MustParse("64Mi")}
 	spec.InitContainers = []corev1.Container{{

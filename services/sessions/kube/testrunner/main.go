@@ -50,6 +50,9 @@ func run() int {
 		fmt.Fprintln(os.Stderr, "line one\nline two\nit was not to be")
 		return 3
 	}
+	if l.Env["HUNGRY"] != "" {
+		eat()
+	}
 	if l.Env[runtimetest.Daemons] != "" {
 		exe, _ := os.Executable()
 		cmd, err := sandbox.Command(l.Sandbox, filepath.Join(l.Dir, "workspace"), []string{exe, "agent", l.Session}, []string{"PATH=/usr/bin:/bin"})
@@ -70,6 +73,19 @@ func run() int {
 		}
 	}
 	return 0
+}
+
+// eat takes memory until the kernel ends it.
+func eat() {
+	var eaten [][]byte
+	for range 1 << 12 {
+		piece := make([]byte, 1<<20)
+		for i := range piece {
+			piece[i] = 1
+		}
+		eaten = append(eaten, piece)
+	}
+	fmt.Fprintln(os.Stderr, "still hungry after", len(eaten))
 }
 
 // serve answers everything with the launch's session and incarnation.
