@@ -13,6 +13,8 @@ func Operations() []AnyOp {
 		CreateTask, CreateTasks, ListTasks, GetTask, WaitTask, TaskHistory, CancelTask, RetryTask, ListArtifacts,
 		CreateQueue, ListQueues, GetQueue, UpdateQueue, DeleteQueue, PauseQueue, ResumeQueue, GetQueueStats,
 		ListDeadLetters, Redrive,
+		CreateSchedule, ListSchedules, PreviewSchedule, GetSchedule, ScheduleHistory, UpdateSchedule, DeleteSchedule, PauseSchedule, ResumeSchedule, RunSchedule, NextTimes,
+		CreateWebhook, ListWebhooks, GetWebhook, UpdateWebhook, DeleteWebhook, RotateWebhook, PingWebhook, ListDeliveries, Redeliver,
 		CreateTrafficPolicy, ListTrafficPolicies, GetTrafficPolicy, ApplyTrafficPolicy, DeleteTrafficPolicy, TrafficPolicyHistory,
 		PlanTrafficPolicy, EffectiveTraffic, ListTrafficNodes, GetTrafficSession,
 	}

@@ -142,7 +142,7 @@ type PreviewScheduleRequest struct {
 	After    time.Time `json:"after,omitzero" in:"query"`
 }
 
-// NextTimesResponse holds times in the schedule's zone, soonest first.
+// NextTimesResponse holds times, soonest first.
 type NextTimesResponse struct {
 	Items []time.Time `json:"items"`
 }

@@ -68,7 +68,7 @@ type Schedule struct {
 	// Since is when the schedule was made, changed or resumed; failures before do not count.
 	Since time.Time `json:"since"`
 
-	Next      []time.Time `json:"next,omitempty"` // the next five planned times, in the schedule's zone; none while paused
+	Next      []time.Time `json:"next,omitempty"` // the next five planned times; none while paused
 	CreatedAt time.Time   `json:"created_at"`
 	Rev       uint64      `json:"rev"`
 }

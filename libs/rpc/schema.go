@@ -69,6 +69,8 @@ var enums = map[reflect.Type][]string{
 	reflect.TypeFor[api.Activity]():      words(api.ActivityIdle, api.ActivityWorking, api.ActivityApproval),
 	reflect.TypeFor[api.TaskState]():     words(api.TaskStates()...),
 	reflect.TypeFor[api.ParentFailure](): words(api.ParentFail, api.ParentCancel, api.ParentRun),
+	reflect.TypeFor[api.Overlap]():       words(api.OverlapSkip, api.OverlapQueue, api.OverlapCancel),
+	reflect.TypeFor[api.DeliveryState](): words(api.DeliveryPending, api.DeliveryDelivered, api.DeliveryFailed),
 	reflect.TypeFor[api.Role]():          words(api.RoleAdmin, api.RoleMember, api.RoleViewer, api.RoleService),
 	reflect.TypeFor[api.Code](): words(api.CodeInvalid, api.CodeUnauthenticated, api.CodeDenied, api.CodeNotFound, api.CodeConflict,
 		api.CodeExhausted, api.CodeUnavailable, api.CodeInternal),

@@ -40,7 +40,7 @@ func (s *Service) Register(server *rpc.Server) {
 func (s *Service) public(e bus.Entry[api.Schedule]) api.Schedule {
 	st := shown(e.State, e.Rev)
 	if p, err := planOf(e.State); err == nil && !st.Paused {
-		st.Next = p.times.NextN(latest(st.Planned, s.deps.Clock.Now()), shownTimes)
+		st.Next = inUTC(p.times.NextN(latest(st.Planned, s.deps.Clock.Now()), shownTimes))
 	}
 	return st
 }
@@ -384,5 +384,13 @@ func times(c cron.Schedule, after time.Time, count int) (api.NextTimesResponse, 
 	if count < 0 || count > maxTimes {
 		return api.NextTimesResponse{}, api.Invalid("/count", "must be between 1 and %d", maxTimes)
 	}
-	return api.NextTimesResponse{Items: append([]time.Time{}, c.NextN(after, count)...)}, nil
+	return api.NextTimesResponse{Items: inUTC(c.NextN(after, count))}, nil
+}
+
+func inUTC(list []time.Time) []time.Time {
+	out := make([]time.Time, len(list))
+	for i, t := range list {
+		out[i] = t.UTC()
+	}
+	return out
 }

@@ -61,6 +61,7 @@ func (p plan) overdue(planned, now time.Time) (fires []time.Time, passed time.Ti
 		if !ok || p.due(next).After(now) {
 			break
 		}
+		next = next.UTC()
 		if p.due(next).Before(tooLate) {
 			missed++
 			at, passed = next, next
