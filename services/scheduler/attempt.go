@@ -456,7 +456,7 @@ func (t *turn) take(ev api.Event) bool {
 	case api.EventApprovalRequest:
 		t.question = ev.Title
 	case api.EventAgentMessage:
-		if ev.Final {
+		if ev.Content != "" { // a command's last message may be empty: its output came before its end
 			t.summary = ev.Content
 		}
 	case api.EventUsage:
