@@ -21,7 +21,7 @@ func (a *app) traffic() *cobra.Command {
 	return group("traffic", "Manage how fast sessions send and receive, and see what holds", nil,
 		group("policy", "Manage traffic policies", []string{"policies"},
 			a.policyApply(), a.policyPlan(), a.policyGet(), a.policyList(), a.policyHistory(), a.policyDelete()),
-		a.trafficEffective(), a.trafficSession(),
+		a.trafficEffective(), a.trafficSession(), a.trafficTop(),
 		group("node", "Show nodes", []string{"nodes"}, a.trafficNodes()))
 }
 
