@@ -79,5 +79,8 @@ func (c *Config) place() error {
 	c.Auth.SecretFile = filepath.Join(data, KeysDir, "auth.secret")
 	c.Auth.BootstrapKeyFile = filepath.Join(data, AdminKeyFile)
 	c.Process.DataDir = data
+	if c.TCAgent.Data == "" {
+		c.TCAgent.Data = filepath.Join(data, "traffic")
+	}
 	return nil
 }

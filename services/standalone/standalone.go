@@ -182,7 +182,7 @@ func (y *yard) makeScheduler(name string, conn *bus.Conn, logger *slog.Logger) (
 }
 
 func (y *yard) makeTCAgent(_ string, conn *bus.Conn, logger *slog.Logger) (service, error) {
-	return tcagent.New(y.cfg.TCAgent, tcagent.Deps{Bus: conn, Logger: logger}), nil
+	return tcagent.New(y.cfg.TCAgent, tcagent.Deps{Bus: conn, Logger: logger, Metrics: y.daemon.Metrics}), nil
 }
 
 func (y *yard) makeTrafficController(name string, conn *bus.Conn, logger *slog.Logger) (service, error) {
