@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os/exec"
 	"strings"
+	"syscall"
 	"time"
 
 	"agentyard.dev/libs/tc"
@@ -118,6 +119,26 @@ func benchCold(ctx context.Context, r *report) error {
 		fmt.Sprintf("traffic: audit of %d sessions that are in force", trafficSessions), ms(total), "one " + ms(median(each)), 0,
 		"2 % of a core, each 30 s", total <= 600*time.Millisecond,
 	})
+	// At rest an agent counts each second, and audits each 30 s.
+	const seconds = 10
+	before, err := processorTime()
+	if err != nil {
+		return err
+	}
+	for range seconds {
+		if _, err := k.Count(on); err != nil {
+			return err
+		}
+	}
+	after, err := processorTime()
+	if err != nil {
+		return err
+	}
+	rest := (after-before)/seconds + total/30
+	r.add(figure{
+		fmt.Sprintf("traffic: processor time a second at rest, %d", trafficSessions), ms(rest), "counters, and a 30th of an audit", 0,
+		"≤ 20 ms (2 %)", rest <= 20*time.Millisecond,
+	})
 	var changes []time.Duration
 	for i := range trafficChanges {
 		p := trafficPlan(50*tc.Mbit, true)
@@ -139,6 +160,15 @@ func benchCold(ctx context.Context, r *report) error {
 		"≤ 0.2 ms", median(changes) <= 200*time.Microsecond,
 	})
 	return nil
+}
+
+// processorTime is what this process has used so far.
+func processorTime() (time.Duration, error) {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		return 0, fmt.Errorf("read processor time: %w", err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano()), nil
 }
 
 // benchTree puts pods' download trees in force, ours beside tc: once a process for each pod, and all pods in one.
