@@ -90,7 +90,7 @@ func TestSelectors(t *testing.T) {
 	seed := rand.Uint64()
 	w := world{rand.New(rand.NewPCG(seed, 2))}
 	taken := 0
-	for range 3000 {
+	for range 1000 {
 		four := w.one(2)
 		f := tc.Filter{Family: tc.IPv6}
 		if four {
@@ -135,7 +135,7 @@ func TestSelectors(t *testing.T) {
 			}
 		}
 	}
-	if taken < 1000 {
+	if taken < 300 {
 		t.Errorf("only %d packets were taken: the test shows little", taken)
 	}
 }
@@ -211,7 +211,7 @@ func TestMasks(t *testing.T) {
 		if len(masks) > 30 {
 			t.Errorf("%s takes %d masks", r, len(masks))
 		}
-		for port := range 1 << 16 {
+		for port := 0; port < 1<<16; port += 1 + port%3 { // most of them
 			in := 0
 			for _, m := range masks {
 				if uint16(port)&m.Mask == m.Value {
