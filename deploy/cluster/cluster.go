@@ -15,7 +15,7 @@
 // All components come from one binary (kubeall), which is built at the first use and kept in a cache; that takes some minutes. The
 // package imports the standard library only, so a test of any module may use it.
 //
-// What it does not do: enforce NetworkPolicies, pull images (pods use those of Config.Images), give services other addresses than
+// What it does not do: enforce NetworkPolicies (deploy/e2e/enforce does), answer names (deploy/e2e/dns does), pull images (pods use those of Config.Images), give services other addresses than
 // a node's. A volume of the storage class "host" is a directory below [VolumeDir], which belongs to user 999.
 package cluster
 

@@ -20,6 +20,7 @@ const (
 	podCIDR     = "10.244.0.0/16"
 	serviceCIDR = "10.96.0.0/16"
 	usualGrace  = 40 * time.Second
+	usualPort   = 6443      // of the API server
 	managerDir  = "manager" // of the controller manager's own certificate
 )
 
@@ -69,6 +70,9 @@ func (c *Cluster) start(ctx, run context.Context) error {
 		return err
 	}
 	c.port = ports[0]
+	if c.cfg.Nodes > 0 {
+		c.port = usualPort // free in namespaces of their own; what network policies of charts expect
+	}
 	c.Server = "https://" + net.JoinHostPort(c.ip, strconv.Itoa(c.port))
 	pki, err := c.certificates()
 	if err != nil {

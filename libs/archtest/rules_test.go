@@ -47,7 +47,7 @@ var homes = map[string][]string{
 	"github.com/hashicorp/cronexpr":   {"services/scheduler/cron"},
 	"github.com/rogpeppe/go-internal": {"services/standalone/scenario"},
 
-	"k8s.io":                         {"services/sessions/kube", "services/tcagent/controller", "deploy/cluster/kubeall"},
+	"k8s.io":                         {"services/sessions/kube", "services/tcagent/controller", "deploy/cluster/kubeall", "deploy/e2e"},
 	"sigs.k8s.io":                    {"services/sessions/kube", "services/tcagent/controller", "deploy/charttest"},
 	"github.com/vishvananda/netlink": {"libs/tc/kernel"},
 	"github.com/vishvananda/netns":   {"libs/tc/kernel"},
@@ -56,7 +56,7 @@ var homes = map[string][]string{
 	// Deployment's tests: a real Kubernetes, images without a daemon, Helm's own engine, the language of Tiltfiles.
 	"go.etcd.io/etcd":                        {"deploy/cluster/kubeall"},
 	"github.com/google/go-containerregistry": {"deploy/image"},
-	"helm.sh/helm":                           {"deploy/charttest"},
+	"helm.sh/helm":                           {"deploy/charttest", "deploy/e2e"},
 	"go.starlark.net":                        {"deploy/charttest"},
 
 	// The standard library's own extension.

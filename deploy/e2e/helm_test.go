@@ -1,0 +1,90 @@
+//go:build cluster
+
+package e2e
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"time"
+
+	"helm.sh/helm/v4/pkg/action"
+	chart "helm.sh/helm/v4/pkg/chart/v2"
+	"helm.sh/helm/v4/pkg/chart/v2/loader"
+	"helm.sh/helm/v4/pkg/cli"
+	"helm.sh/helm/v4/pkg/kube"
+)
+
+// helmWithin bounds an installation and an upgrade, on a machine that has much else to do.
+const helmWithin = 6 * time.Minute
+
+// helm is what "helm" would do.
+type helm struct {
+	cfg   *action.Configuration
+	chart *chart.Chart
+}
+
+func newHelm(cache string) (*helm, error) {
+	if err := os.Setenv("KUBECACHEDIR", cache); err != nil { // another cluster at the same address is another cluster
+		return nil, err
+	}
+	settings := cli.New()
+	settings.KubeConfig = running.cluster.Kubeconfig
+	settings.SetNamespace(namespace)
+	h := &helm{cfg: action.NewConfiguration()}
+	if err := h.cfg.Init(settings.RESTClientGetter(), namespace, "secret"); err != nil {
+		return nil, err
+	}
+	var err error
+	h.chart, err = loader.LoadDir(filepath.Join("..", "helm", "agentyard"))
+	return h, err
+}
+
+func (h *helm) install(ctx context.Context) error {
+	i := action.NewInstall(h.cfg)
+	i.ReleaseName, i.Namespace, i.CreateNamespace = release, namespace, true
+	i.WaitStrategy, i.WaitForJobs, i.Timeout = kube.StatusWatcherStrategy, true, helmWithin
+	i.ServerSideApply = true
+	_, err := i.RunWithContext(ctx, h.chart, values())
+	return err
+}
+
+// upgrade changes the values that change changes.
+func (h *helm) upgrade(ctx context.Context, change func(values map[string]any)) error {
+	u := action.NewUpgrade(h.cfg)
+	u.Namespace = namespace
+	u.WaitStrategy, u.WaitForJobs, u.Timeout = kube.StatusWatcherStrategy, true, helmWithin
+	u.ServerSideApply = "auto"
+	v := values()
+	change(v)
+	_, err := u.RunWithContext(ctx, release, h.chart, v)
+	return err
+}
+
+type tree = map[string]any
+
+// values are a yard that survives the loss of any one process, on two small nodes: two of what can be two, three servers of the bus. The images
+// are the ones that the nodes have.
+func values() tree {
+	small := tree{"requests": tree{"cpu": "20m", "memory": "32Mi"}, "limits": tree{"cpu": "2", "memory": "512Mi"}}
+	service := func(replicas int) tree {
+		return tree{"replicas": replicas, "drainSeconds": 2, "resources": small, "probes": tree{"startSeconds": 180, "timeoutSeconds": 10, "failureThreshold": 6}}
+	}
+	sessions := service(2)
+	sessions["config"] = tree{
+		"kube.request-cpus": 0.01, "kube.request-memory-bytes": 16 << 20, "kube.cpus": 0.5, "kube.memory-bytes": 128 << 20,
+		"kube.keep-dead": "5s", "sessions.reconcile": "5s",
+	}
+	return tree{
+		"global": tree{
+			"image": tree{"registry": registry, "tag": "dev", "pullPolicy": "IfNotPresent"},
+			"bus":   tree{"replicas": 3},
+		},
+		"nats": tree{
+			"replicas": 3, "image": tree{"registry": registry, "repository": "nats", "tag": "dev"},
+			"storage": tree{"size": "1Gi", "maxFile": "900MB", "className": "bus"}, "resources": small,
+		},
+		"redis":   tree{"image": tree{"registry": registry, "repository": "redis", "tag": "dev"}, "resources": small},
+		"gateway": service(2), "auth": service(1), "sessions": sessions, "scheduler": service(1),
+	}
+}
