@@ -66,15 +66,16 @@ var decided = map[string][]string{
 	"":        {"admin-listen", "log.level", "log.format", "otel.endpoint", "stop-timeout", "bus.url", "bus.credentials", "bus.replicas", "redis.url"},
 	"gateway": {"gateway.listen", "gateway.preview-listen", "gateway.public-url"},
 	"auth":    {"auth.secret-file", "auth.bootstrap-key-file", "auth.ledger-replicas"},
-	"sessions": {"sessions.replicas", "sessions.runtime", "sessions.issuer-file", "sessions.bus-url",
+	"sessions": {"sessions.replicas", "sessions.runtime", "sessions.issuer-file", "sessions.bus-url", "sessions.secret-keys-file",
 		"kube.namespace", "kube.instance", "kube.service-account", "kube.image", "kube.pull-policy"},
-	"tcagent": {"tcagent.node", "tcagent.data"},
+	"scheduler": {"scheduler.replicas"},
+	"tcagent":   {"tcagent.node", "tcagent.data"},
 }
 
 // pointless are flags that do nothing in a pod.
 var pointless = map[string][]string{
 	"sessions": {"sessions.data-dir", "sessions.socket-dir", "sessions.node", "sessions.uid-base", "sessions.uid-count", "kube.config"},
-	"tcagent":  {"tcagent.proc"},
+	"tcagent":  {"tcagent.proc", "tcagent.namespace"},
 }
 
 // schemas are the values that a flag's type takes. A flag that names its argument itself does not tell its type.

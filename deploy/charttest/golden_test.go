@@ -46,6 +46,7 @@ gateway:
   priorityClassName: high
   serviceAccountAnnotations: {eks.amazonaws.com/role-arn: "arn:aws:iam::1:role/yard"}
 tcagent: {enabled: true}
+tccontroller: {enabled: true}
 dashboards: {enabled: true}
 alerts: {enabled: true, labels: {release: prometheus}}
 `

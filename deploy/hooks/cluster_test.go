@@ -105,7 +105,7 @@ func TestKeysOnTheServer(t *testing.T) {
 	if err := job.makeKeys(t.Context(), y, quiet); err != nil {
 		t.Fatal(err)
 	}
-	if got := changed(first, versions()); len(got) != 6 || slices.Contains(got, "keyring") {
+	if got := changed(first, versions()); len(got) != 7 || slices.Contains(got, "keyring") {
 		t.Errorf("a rotation writes %q", got)
 	}
 

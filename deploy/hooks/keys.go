@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/base32"
+	"encoding/base64"
 	"encoding/binary"
 	"encoding/hex"
 	"flag"
@@ -30,7 +31,7 @@ type yard struct {
 
 // secrets are the names of the yard's Secrets, in the order of making them: what others are made from comes first.
 func (y yard) secrets() []string {
-	names := []string{"keyring", "auth", "admin", "redis", "nats-trust"}
+	names := []string{"keyring", "auth", "admin", "redis", "nats-trust", "sessions-secrets"}
 	for _, service := range bus.Services {
 		names = append(names, service+"-bus")
 	}
@@ -132,6 +133,13 @@ func (y yard) next(name string, have map[string]secret) (*secret, error) {
 		password := hex.EncodeToString(random(24))
 		want.Data["auth.conf"] = []byte("requirepass " + password + "\n")
 		want.Data["redis.url"] = []byte("redis://:" + password + "@" + y.name + "-redis:6379/0")
+	case what == "sessions-secrets":
+		generation := fmt.Sprint(y.generation)
+		if exists && old.Notes[generationNote] == generation {
+			return nil, nil
+		}
+		want.Notes[generationNote] = generation
+		want.Data["secret.keys"] = sealingKeys(old.Data["secret.keys"])
 	case what == "nats-trust":
 		keys, err := y.keyring(ring)
 		if err != nil {
@@ -166,6 +174,20 @@ func (y yard) next(name string, have map[string]secret) (*secret, error) {
 		return nil, fmt.Errorf("nobody knows how to make %q", what)
 	}
 	return &want, nil
+}
+
+// sealingKeys returns the keys that seal what people store with the sessions service, one a line: the first seals, all open. The last is
+// the next to seal, so that a replica that has not been started again yet opens what one that has sealed. None is ever left out.
+func sealingKeys(old []byte) []byte {
+	next := func() string { return base64.StdEncoding.EncodeToString(random(32)) }
+	keys := strings.Fields(string(old))
+	if len(keys) < 2 {
+		keys = append(keys, next())
+	}
+	if len(keys) > 1 {
+		keys = append(keys[len(keys)-1:], keys[:len(keys)-1]...)
+	}
+	return []byte(strings.Join(append(keys, next()), "\n") + "\n")
 }
 
 // routes is how the servers of the bus find and believe each other.

@@ -52,7 +52,7 @@ func with(old, new map[string]secret) map[string]secret {
 func TestKeys(t *testing.T) {
 	y := yard{name: "yard", servers: 3}
 	first := made(t, y, nil)
-	const everything = "yard-admin yard-auth yard-auth-bus yard-gateway-bus yard-keyring yard-nats-trust yard-redis yard-scheduler-bus yard-sessions-bus yard-tcagent-bus"
+	const everything = "yard-admin yard-auth yard-auth-bus yard-gateway-bus yard-keyring yard-nats-trust yard-redis yard-scheduler-bus yard-sessions-bus yard-sessions-secrets yard-tcagent-bus"
 	if got := names(first); got != everything {
 		t.Fatalf("the first run writes %s", got)
 	}
@@ -60,7 +60,7 @@ func TestKeys(t *testing.T) {
 		want := map[string][]string{
 			"yard-keyring": {"keyring.json"}, "yard-auth": {"auth.secret"}, "yard-admin": {"admin.key"},
 			"yard-redis": {"auth.conf", "redis.url"}, "yard-nats-trust": {"cluster.conf", "route.password", "trust.conf"},
-			"yard-sessions-bus": {"bus.creds", "session.issuer"},
+			"yard-sessions-bus": {"bus.creds", "session.issuer"}, "yard-sessions-secrets": {"secret.keys"},
 		}
 		for name, s := range first {
 			keys := want[name]
@@ -101,7 +101,7 @@ func TestKeys(t *testing.T) {
 	t.Run("a new generation makes new credentials", func(t *testing.T) {
 		y := yard{name: "yard", servers: 3, generation: 1}
 		rotated := made(t, y, first)
-		if got := names(rotated); got != "yard-auth-bus yard-gateway-bus yard-nats-trust yard-scheduler-bus yard-sessions-bus yard-tcagent-bus" {
+		if got := names(rotated); got != "yard-auth-bus yard-gateway-bus yard-nats-trust yard-scheduler-bus yard-sessions-bus yard-sessions-secrets yard-tcagent-bus" {
 			t.Errorf("writes %s", got)
 		}
 		if bytes.Equal(first["yard-sessions-bus"].Data["session.issuer"], rotated["yard-sessions-bus"].Data["session.issuer"]) {
@@ -109,6 +109,26 @@ func TestKeys(t *testing.T) {
 		}
 		if got := names(made(t, y, with(first, rotated))); got != "yard-nats-trust" {
 			t.Errorf("then writes %s", got)
+		}
+	})
+	t.Run("what was sealed opens in every later generation, and what the next one seals in this one", func(t *testing.T) {
+		keys := func(s secret) []string { return strings.Fields(string(s.Data["secret.keys"])) }
+		have := first
+		for g := 1; g <= 3; g++ {
+			before := keys(have["yard-sessions-secrets"])
+			have = with(have, made(t, yard{name: "yard", servers: 3, generation: g}, have))
+			after := keys(have["yard-sessions-secrets"])
+			if len(before) != g+1 || len(after) != g+2 {
+				t.Fatalf("generation %d: %d keys, then %d", g, len(before), len(after))
+			}
+			if after[0] == before[0] || !slices.Contains(before, after[0]) {
+				t.Errorf("generation %d seals with a key that the one before does not know, or the same", g)
+			}
+			for _, k := range before {
+				if !slices.Contains(after, k) {
+					t.Errorf("generation %d lost a key", g)
+				}
+			}
 		}
 	})
 	t.Run("another keyring makes new credentials", func(t *testing.T) {

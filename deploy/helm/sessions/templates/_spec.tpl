@@ -3,6 +3,8 @@ token: true # it makes the pods of sessions
 flags:
   sessions.runtime: kube
   sessions.issuer-file: /etc/agentyard/bus/session.issuer
+  # Not the key that the issuer gives: that changes with the generation.
+  sessions.secret-keys-file: /etc/agentyard/secrets/secret.keys
   sessions.bus-url: {{ include "sessions.runnerBusURL" . }}
   sessions.replicas: {{ .Values.global.bus.replicas }}
   kube.namespace: {{ include "lib.sessionNamespace" . }}
@@ -10,6 +12,11 @@ flags:
   kube.service-account: {{ include "lib.yard" . }}-session
   kube.image: {{ include "lib.image" (dict "root" . "image" .Values.runner.image) }}
   kube.pull-policy: {{ .Values.global.image.pullPolicy }}
+mounts:
+  - {name: secrets, mountPath: /etc/agentyard/secrets, readOnly: true}
+volumes:
+  - name: secrets
+    secret: {secretName: {{ .Values.secretKeysSecret | default (printf "%s-sessions-secrets" (include "lib.yard" .)) }}, defaultMode: 0440}
 egress:
   - ports: [{port: 443}, {port: 6443}] # the Kubernetes API, whose address no selector names
 {{- end }}
