@@ -32,7 +32,6 @@ const (
 	retryMost    = 10 * time.Second
 	repairEvery  = 100 * time.Millisecond
 	applyTimeout = 10 * time.Second
-	tick         = 50 * time.Millisecond
 )
 
 // The states of a plan on its node (api.TrafficPlanApplied).
@@ -86,7 +85,7 @@ func (s *Service) lookAll() {
 func (s *Service) enforce(ctx context.Context) error {
 	audit := time.NewTicker(s.cfg.Audit)
 	defer audit.Stop()
-	retry := time.NewTimer(tick)
+	retry := time.NewTimer(0)
 	defer retry.Stop()
 	for {
 		select {
@@ -102,20 +101,27 @@ func (s *Service) enforce(ctx context.Context) error {
 		if s.finder != nil {
 			s.finder.again()
 		}
-		waiting := false
 		for _, id := range s.due() {
 			if ctx.Err() != nil {
 				return nil
 			}
 			s.settle(ctx, id)
 		}
-		s.mu.Lock()
-		waiting = len(s.dirty) > 0
-		s.mu.Unlock()
-		if waiting {
-			retry.Reset(tick)
+		retry.Reset(s.idle())
+	}
+}
+
+// idle is how long nothing is to be done unless there is news.
+func (s *Service) idle() time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	d := retryMost
+	for id := range s.dirty {
+		if n := s.sessions[id]; n != nil {
+			d = min(d, time.Until(n.after))
 		}
 	}
+	return max(d, time.Millisecond)
 }
 
 // due are the sessions whose time has come. The others stay dirty.

@@ -92,8 +92,8 @@ func (k *Kernel) interfaceOf(device int) int {
 
 func countPeer(at Interface) ([]ClassCounters, error) {
 	s, err := dial(at.Namespace, 0)
-	if err != nil {
-		return nil, nil //nolint:nilerr // the session has ended
+	if err != nil { // the session has ended
+		return nil, nil
 	}
 	defer func() { _ = s.close() }()
 	return countTree(s, at.Peer, nil)

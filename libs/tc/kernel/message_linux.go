@@ -83,8 +83,8 @@ func (e *encoder) uint32(kind uint16, v uint32) *encoder {
 	return e.attr(kind, native.AppendUint32(nil, v))
 }
 
-func (e *encoder) uint64(kind uint16, v uint64) *encoder {
-	return e.attr(kind, native.AppendUint64(nil, v))
+func (e *encoder) uint64(kind uint16, v uint64) {
+	e.attr(kind, native.AppendUint64(nil, v))
 }
 
 // nest puts what f adds into one attribute.

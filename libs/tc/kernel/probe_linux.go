@@ -91,7 +91,7 @@ type prober struct {
 }
 
 func (p *prober) can(m message) bool {
-	errs, err := p.s.write(context.Background(), []message{m}) //nolint:contextcheck // it takes a millisecond, and the answer is for all
+	errs, err := p.s.write(context.Background(), []message{m})
 	if err != nil {
 		p.err = fmt.Errorf("probe: %w", err)
 		return false

@@ -91,13 +91,15 @@ func (p Packet) frame(upload bool) []byte {
 	frame := make([]byte, 12, 100)
 	if from.Is4() {
 		frame = binary.BigEndian.AppendUint16(frame, unix.ETH_P_IP)
-		header := make([]byte, 20)
+		header := make([]byte, 24)
 		header[0], header[1], header[8], header[9] = 0x45, p.TOS, 1, protocol
 		copy(header[12:], from.AsSlice())
 		copy(header[16:], to.AsSlice())
 		if p.Options {
 			header[0] = 0x46
-			header = append(header, 1, 1, 1, 0) // no operation, thrice, and the end
+			copy(header[20:], []byte{1, 1, 1, 0}) // no operation, thrice, and the end
+		} else {
+			header = header[:20]
 		}
 		if p.Fragment {
 			header[7] = 10
