@@ -139,6 +139,8 @@ type TrafficStatus struct {
 	Sessions   int                `json:"sessions" doc:"Live ones to which it applies."`
 	Nodes      int                `json:"nodes" doc:"On which they run."`
 	Behind     []string           `json:"behind,omitempty" doc:"Nodes that have not applied the newest plans of these sessions."`
+	ApplyP50MS float64            `json:"apply_p50_ms,omitempty" doc:"What nodes took to apply the plans of these sessions, half of them at most."`
+	ApplyP99MS float64            `json:"apply_p99_ms,omitempty"`
 }
 
 // TrafficCondition is one aspect of a status: Accepted, Compiled, Programmed, Degraded, Conflicted or Infeasible.

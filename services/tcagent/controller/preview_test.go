@@ -129,8 +129,11 @@ func TestStatus(t *testing.T) {
 	if s.Intended == nil || s.Intended.Mode != "enforce" || s.Applied != nil || !strings.Contains(strings.Join(s.Intended.Commands, "\n"), "qdisc add dev $HOST root handle 1: htb") {
 		t.Errorf("%+v", s)
 	}
-	y.report("n1", "", able, map[string]api.TrafficPlanApplied{id: {Rev: s.Intended.Rev, Hash: s.Intended.Hash, State: "applied", At: y.clock.now()}})
+	y.report("n1", "", able, map[string]api.TrafficPlanApplied{id: {Rev: s.Intended.Rev, Hash: s.Intended.Hash, State: "applied", At: y.clock.now(), TookMS: 1.5}})
 	is("[Accepted Compiled Programmed] 1 1 []")
+	if p := must(rpc.Call(admin, y.client, api.GetTrafficPolicy, api.NameRef{Name: "p"}))(t); p.Status.ApplyP50MS != 1.5 || p.Status.ApplyP99MS != 1.5 {
+		t.Errorf("applying took %+v", p.Status)
+	}
 	y.apply(admin, "name: p\nlink: {download: {ceiling: 6Mbit}}\nlimits: {upload: {connections: 9}}")
 	is("[Accepted Compiled] 1 1 [n1]")
 	less := able

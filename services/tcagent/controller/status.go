@@ -31,6 +31,7 @@ func (c *Controller) status(e bus.Entry[api.TrafficPolicy]) *api.TrafficStatus {
 	out.Sessions = len(sessions)
 	nodes, behind, waiting := map[string]bool{}, map[string]bool{}, map[string]bool{}
 	degraded, conflicts := map[string]bool{}, map[string]bool{}
+	var took []float64
 	for _, f := range sessions {
 		nodes[f.Node] = true
 		intended, applied := c.planOf(f)
@@ -39,6 +40,8 @@ func (c *Controller) status(e bus.Entry[api.TrafficPolicy]) *api.TrafficStatus {
 		}
 		if intended == nil || applied == nil || applied.Hash != intended.Hash || applied.State != "applied" {
 			behind[f.Node] = true
+		} else {
+			took = append(took, applied.TookMS)
 		}
 		rules, err := c.world.set(f.Tenant)
 		if err != nil {
@@ -54,6 +57,10 @@ func (c *Controller) status(e bus.Entry[api.TrafficPolicy]) *api.TrafficStatus {
 		}
 	}
 	out.Nodes, out.Behind = len(nodes), sorted(behind)
+	if n := len(took); n > 0 {
+		slices.Sort(took)
+		out.ApplyP50MS, out.ApplyP99MS = took[(n-1)*50/100], took[(n-1)*99/100]
+	}
 	set("Compiled", len(waiting) == 0, some("no agent has reported for ", sorted(waiting)))
 	set("Programmed", len(sessions) > 0 && len(behind) == 0, some("behind: ", out.Behind))
 	set("Degraded", len(degraded) > 0, some("", sorted(degraded)))
