@@ -17,6 +17,7 @@ import (
 	"agentyard.dev/libs/bus/bustest"
 	"agentyard.dev/libs/tc"
 	"agentyard.dev/libs/tc/kernel/kerneltest"
+	"agentyard.dev/services/tcagent"
 )
 
 func ifb(y *yard) string { return fmt.Sprintf("ayu%d", y.lab.Session.Interface.Index) }
@@ -188,6 +189,30 @@ func TestAdoption(t *testing.T) {
 		y.applied("s1", shaped("s1", 50*tc.Mbit).Hash())
 		y.becomes("h0", 50*tc.Mbit)
 	})
+}
+
+// TestUnable: an agent that cannot control traffic says so, and why.
+func TestUnable(t *testing.T) {
+	y := newYard(t)
+	ctx, cancel := context.WithCancel(context.Background())
+	s := tcagent.New(tcagent.Config{Node: node, Namespace: filepath.Join(t.TempDir(), "none")}, tcagent.Deps{Bus: y.conn})
+	ended := make(chan error, 1)
+	go func() { ended <- s.Run(ctx) }()
+	y.plan("s1", kerneltest.Session4, shaped("s1", tc.Mbit))
+	a := y.reports("s1", func(a api.TrafficPlanApplied, there bool) bool { return there && a.State != "" })
+	if a.State != "failed" || !strings.Contains(a.Detail, "open network namespace") {
+		t.Errorf("reported %+v", a)
+	}
+	e, err := y.nodes.Get(t.Context(), bus.Key{Tenant: api.HomeTenant, ID: "node-1_example"})
+	must(t, err)
+	if can := decode[tc.Capabilities](t, e.State.Capabilities); can != (tc.Capabilities{}) {
+		t.Errorf("it reports that it can %+v", can)
+	}
+	// For which the controller makes a plan of nothing.
+	_, hash := y.plan("s1", kerneltest.Session4, &tc.Plan{Format: tc.PlanFormat, Session: "s1", Mode: tc.Enforce, Degraded: []string{"no HTB"}})
+	y.applied("s1", hash)
+	cancel()
+	must(t, <-ended)
 }
 
 func TestCounters(t *testing.T) {
