@@ -36,18 +36,6 @@ func (p *problems) add(pointer, format string, args ...any) {
 	*p = append(*p, api.Invalid(pointer, format, args...).Fields...)
 }
 
-func (p *problems) take(err error) {
-	if err == nil {
-		return
-	}
-	var e *api.Error
-	if asError(err, &e) && len(e.Fields) > 0 {
-		*p = append(*p, e.Fields...)
-		return
-	}
-	p.add("", "%v", err)
-}
-
 // err returns an invalid error that blames every field, or nil.
 func (p problems) err() error {
 	if len(p) == 0 {

@@ -32,7 +32,7 @@ func (r *runner) furnish() error {
 	if err != nil {
 		return fmt.Errorf("open home: %w", err)
 	}
-	defer home.Close()
+	defer func() { _ = home.Close() }()
 	for _, f := range l.Files {
 		if err := r.place(home, f.Path, f.Data); err != nil {
 			return fmt.Errorf("put a secret into the home: %w", err)

@@ -64,7 +64,7 @@ func (r *runner) keepOnce(ctx context.Context) {
 		r.log.Warn("keep credentials", "op", api.RunnerCredential.Verb, "err", err)
 		return
 	}
-	defer home.Close()
+	defer func() { _ = home.Close() }()
 	for _, k := range r.kept {
 		if err := r.keepFile(ctx, home, k); err != nil && ctx.Err() == nil && !k.told {
 			k.told = true
