@@ -49,7 +49,7 @@ func enter(ctx context.Context) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	defer os.RemoveAll(dir)
+	defer func() { _ = os.RemoveAll(dir) }()
 	pause, err := Image(ctx, dir, "pause", "-package", "./deploy/cluster/pause", "-name", pauseImage)
 	if err != nil {
 		return 0, err

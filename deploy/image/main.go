@@ -100,7 +100,7 @@ func run(ctx context.Context, args []string) error {
 		if err != nil {
 			return err
 		}
-		defer os.RemoveAll(dir)
+		defer func() { _ = os.RemoveAll(dir) }()
 		s.Binary = filepath.Join(dir, name)
 		if err := build(ctx, pkg, version, s); err != nil {
 			return err

@@ -50,7 +50,7 @@ func run(ctx context.Context, m *testing.M, cfg cluster.Config, images []Image) 
 	if err != nil {
 		return 0, err
 	}
-	defer os.RemoveAll(dir)
+	defer func() { _ = os.RemoveAll(dir) }()
 	for i, image := range images {
 		path, err := cluster.Image(ctx, dir, fmt.Sprint("image", i), append([]string{"-name", image.Name}, image.Args...)...)
 		if err != nil {
