@@ -79,7 +79,8 @@ func (d *decoder) text(at string, n *yaml.Node, v encoding.TextUnmarshaler) {
 }
 
 func (d *decoder) scalar(at string, n *yaml.Node, v reflect.Value) {
-	want, ok := "", n.Kind == yaml.ScalarNode
+	var want string
+	ok := n.Kind == yaml.ScalarNode
 	switch v.Kind() {
 	case reflect.String:
 		want = "a text"

@@ -32,7 +32,7 @@ func invariants(t testing.TB, plan *tc.Plan) {
 			tick := tc.Bytes(l.Rate / 8000)
 			switch {
 			case l.Rate < tc.MinRate || l.Rate > l.Ceiling || l.Ceiling > tree.Rate:
-				t.Errorf("%s %s: %s ≤ %s ≤ %s ≤ %s does not hold", d, l.Class, tc.BitsPerSecond(tc.MinRate), l.Rate, l.Ceiling, tree.Rate)
+				t.Errorf("%s %s: %s ≤ %s ≤ %s ≤ %s does not hold", d, l.Class, tc.MinRate, l.Rate, l.Ceiling, tree.Rate)
 			case l.Rate%8 != 0 || l.Ceiling%8 != 0 || tree.Rate%8 != 0:
 				t.Errorf("%s %s: a rate is not of whole bytes", d, l.Class)
 			case l.Burst < tc.Bytes(tree.MTU) || l.Burst < tick || l.CeilingBurst < l.Burst:

@@ -121,7 +121,7 @@ func (c *Controller) Run(ctx context.Context) error {
 	}
 	if err := c.open(ctx); err != nil {
 		if ctx.Err() != nil {
-			return nil //nolint:nilerr // told to stop before the bus was there
+			return nil // told to stop before the bus was there
 		}
 		return err
 	}

@@ -148,9 +148,6 @@ func (c *Controller) capabilities(node string) (can tc.Capabilities, ok bool) {
 	return can, true
 }
 
-// same says that a node agent would do the same for both.
-func same(a, b api.TrafficPlanRecord) bool { return a.Hash == b.Hash && a.Address == b.Address }
-
 // plan makes the ledger hold the plan of one session, and only that. A plan that is there already is not written.
 func (c *Controller) plan(ctx context.Context, q *queue, key bus.Key) error {
 	e, ok := c.sessions.Get(key)

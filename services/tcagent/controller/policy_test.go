@@ -1,6 +1,7 @@
 package controller_test
 
 import (
+	"errors"
 	"fmt"
 	"testing"
 
@@ -55,8 +56,8 @@ func TestPolicies(t *testing.T) {
 		s.Link.Download.Ceiling = "5Mbps"
 		s.Classes = []api.TrafficClass{{Name: "a", Match: []api.TrafficMatch{{Ports: []api.TrafficWord{"0"}, DSCP: "zz"}}}}
 		_, err := rpc.Call(admin, y.client, api.CreateTrafficPolicy, api.CreateTrafficPolicyRequest{TrafficSpec: s})
-		e, ok := err.(*api.Error)
-		if !ok || e.Code != api.CodeInvalid {
+		var e *api.Error
+		if !errors.As(err, &e) || e.Code != api.CodeInvalid {
 			t.Fatalf("got %v", err)
 		}
 		got := map[string]bool{}
