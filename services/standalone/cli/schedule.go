@@ -44,29 +44,32 @@ func (a *app) schedule() *cobra.Command {
 	)
 }
 
-// scheduleFlags are the flags of schedule create, where they are not fields of its request.
-type scheduleFlags struct {
-	request         api.CreateScheduleRequest
-	repo            api.Repository
-	overlap         string
-	env, labels     []string
-	catchUp, jitter time.Duration
-	timeout         time.Duration
-	priority        int
-	notify          []string
-}
-
 func (a *app) scheduleCreate() *cobra.Command {
-	var f scheduleFlags
-	task := &f.request.Task
-	cmd := a.command("create", "Create a schedule and print its id", cobra.NoArgs, func(cmd *cobra.Command, c *client.Client, _ []string) error {
-		if cmd.Flags().Changed("priority") {
-			task.Priority = &f.priority
+	var req api.CreateScheduleRequest
+	var task taskFlags
+	var overlap string
+	var catchUp, jitter time.Duration
+	var notify []string
+	cmd := a.command("create [PROMPT]", "Create a schedule and print its id", cobra.MaximumNArgs(1), nil)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if req.Cron == "" {
+			return usage(errors.New("give --cron, such as --cron '30 2 * * *'"))
 		}
-		if err := a.fillSchedule(&f); err != nil {
+		made, err := task.request(a, args)
+		if err != nil {
 			return err
 		}
-		s, err := client.Do(cmd.Context(), c, api.CreateSchedule, f.request)
+		req.Task, req.Title = made.TaskSpec, made.Title
+		req.IdempotencyKey = made.IdempotencyKey // so that a lost answer can be asked again
+		req.Overlap, req.CatchUp, req.Jitter = api.Overlap(overlap), api.Duration(catchUp), api.Duration(jitter)
+		for _, name := range notify {
+			req.Task.Notify = append(req.Task.Notify, api.TaskNotify{Webhook: name})
+		}
+		c, err := a.client()
+		if err != nil {
+			return err
+		}
+		s, err := client.Do(cmd.Context(), c, api.CreateSchedule, req)
 		if err != nil {
 			return err
 		}
@@ -74,65 +77,25 @@ func (a *app) scheduleCreate() *cobra.Command {
 			a.hint("next at %s", inZone(s, s.Next[0]))
 		}
 		return a.show(s, func(t *table) { t.row(s.ID) })
-	})
+	}
 	cmd.Long = "Create makes a schedule: a task at each time that a cron expression names. The expression has five fields, minute\n" +
 		"hour day-of-month month day-of-week, or six with seconds in front, or is @daily, @every 90m and the like. A time that a\n" +
 		"change of clocks skips or repeats makes one task; what has a * in its seconds, minutes or hours goes by elapsed time."
 	cmd.Example = "  agentyard schedule create --cron '30 2 * * mon-fri' --timezone Europe/Berlin \\\n" +
-		"      --repo https://github.com/you/project -m 'Update the dependencies' --result-branch deps"
+		"      --repo https://github.com/you/project --branch deps 'Update the dependencies'"
+	task.register(cmd)
 	s := cmd.Flags()
-	s.StringVar(&f.request.Cron, "cron", "", "when, a cron `expression`")
-	s.StringVar(&f.request.Timezone, "timezone", "", "IANA time `zone` of the expression (default UTC)")
-	s.StringVar(&f.overlap, "overlap", "", "when the last task has not ended: skip, queue or cancel_running (default skip)")
-	s.DurationVar(&f.catchUp, "catch-up", 0, "how late a task may be made after the scheduler was away (default 10m)")
-	s.DurationVar(&f.jitter, "jitter", 0, "make each task up to this much later")
-	s.BoolVar(&f.request.Paused, "paused", false, "begin paused")
-	s.IntVar(&f.request.PauseAfter, "pause-after", 0, "pause after this many failed tasks in a row; -1: never (default 10)")
-	s.StringVar(&f.request.Title, "title", "", "title")
-	s.StringVarP(&task.Prompt, "message", "m", "", "prompt of the task; - reads it from standard input")
-	s.StringVar(&task.Command, "command", "", "shell command of the task, in the place of a prompt")
-	s.StringVar(&task.Queue, "queue", "", "queue of the task (default \"default\")")
-	s.StringVar(&task.Profile, "profile", "", "profile of the task's session")
-	s.IntVar(&f.priority, "priority", api.DefaultPriority, "priority, 0 to 9; 9 runs first")
-	s.DurationVar(&f.timeout, "timeout", 0, "end an attempt after this long")
-	s.StringVar(&f.repo.URL, "repo", "", "Git repository to clone into the workspace")
-	s.StringVar(&f.repo.Ref, "ref", "", "branch, tag or commit to check out")
-	s.StringVar(&task.ResultBranch, "result-branch", "", "push the task's changes to this branch")
-	s.StringArrayVarP(&f.env, "env", "e", nil, "`NAME` to give the task with its value here, or NAME=VALUE; repeat for more")
-	s.StringArrayVarP(&f.labels, "label", "l", nil, "label of the task, `KEY=VALUE`; repeat for more")
-	s.StringArrayVar(&f.notify, "notify", nil, "`webhook` to tell of each task's end; repeat for more")
-	_ = cmd.MarkFlagRequired("cron")
+	s.StringVar(&req.Cron, "cron", "", "when, a cron `expression`")
+	s.StringVar(&req.Timezone, "timezone", "", "IANA time `zone` of the expression (default UTC)")
+	s.StringVar(&overlap, "overlap", "", "when the last task has not ended: skip, queue or cancel_running (default skip)")
+	s.DurationVar(&catchUp, "catch-up", 0, "how late a task may be made after the scheduler was away (default 10m)")
+	s.DurationVar(&jitter, "jitter", 0, "make each task up to this much later")
+	s.BoolVar(&req.Paused, "paused", false, "begin paused")
+	s.IntVar(&req.PauseAfter, "pause-after", 0, "pause after this many failed tasks in a row; -1: never (default 10)")
+	s.StringArrayVar(&notify, "notify", nil, "`webhook` to tell of each task's end; repeat for more")
 	_ = cmd.RegisterFlagCompletionFunc("overlap", cobra.FixedCompletions(
 		[]string{string(api.OverlapSkip), string(api.OverlapQueue), string(api.OverlapCancel)}, cobra.ShellCompDirectiveNoFileComp))
 	return cmd
-}
-
-func (a *app) fillSchedule(f *scheduleFlags) (err error) {
-	req := &f.request
-	req.IdempotencyKey = api.NewID(api.KindMessage) // so that a lost answer can be asked again
-	req.Overlap, req.CatchUp, req.Jitter = api.Overlap(f.overlap), api.Duration(f.catchUp), api.Duration(f.jitter)
-	req.Task.Timeout = api.Duration(f.timeout)
-	if req.Task.Prompt, err = a.text(req.Task.Prompt); err != nil {
-		return err
-	}
-	if (req.Task.Prompt == "") == (req.Task.Command == "") {
-		return usage(errors.New("give either a prompt (-m) or a command (--command)"))
-	}
-	if req.Task.Env, err = a.environment(f.env); err != nil {
-		return err
-	}
-	if req.Task.Labels, err = pairs("--label", f.labels); err != nil {
-		return err
-	}
-	if f.repo.URL != "" {
-		req.Task.Repository = &f.repo
-	} else if f.repo.Ref != "" {
-		return usage(errors.New("--ref needs --repo"))
-	}
-	for _, name := range f.notify {
-		req.Task.Notify = append(req.Task.Notify, api.TaskNotify{Webhook: name})
-	}
-	return nil
 }
 
 func (a *app) scheduleList() *cobra.Command {
