@@ -4,6 +4,7 @@ go 1.26.0
 
 require (
 	agentyard.dev/deploy/cluster v0.0.0
+	agentyard.dev/libs v0.0.0
 	agentyard.dev/services/standalone v0.0.0
 	golang.org/x/net v0.60.0
 	helm.sh/helm/v4 v4.3.1
@@ -13,7 +14,6 @@ require (
 )
 
 require (
-	agentyard.dev/libs v0.0.0 // indirect
 	dario.cat/mergo v1.0.1 // indirect
 	github.com/Azure/go-ansiterm v0.0.0-20250102033503-faa5f7b0171c // indirect
 	github.com/BurntSushi/toml v1.6.0 // indirect

@@ -66,7 +66,7 @@ func run(m *testing.M) (int, error) {
 		return 0, err
 	}
 	stage("images are built")
-	c, err := cluster.Start(ctx, cluster.Config{Nodes: 2, NodeGrace: 20 * time.Second, Images: images, Dir: os.Getenv("E2E_CLUSTER_DIR")})
+	c, err := cluster.Start(ctx, cluster.Config{Nodes: 2, NodeGrace: 20 * time.Second, Images: images})
 	if err != nil {
 		return 0, err
 	}
