@@ -3,7 +3,7 @@ SHELL := bash
 MODULES := $(shell sed -n 's/^\t\.\///p' go.work)
 PACKAGES := $(addprefix ./,$(addsuffix /...,$(MODULES)))
 # Packages whose tests have the build tag "cluster".
-CLUSTER_PACKAGES := ./services/sessions/kube/clustertest ./deploy/charttest ./deploy/hooks
+CLUSTER_PACKAGES := ./services/sessions/kube/clustertest ./deploy/charttest ./deploy/hooks ./deploy/e2e
 GOLANGCI_LINT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 RUN ?= .
 TESTFLAGS ?= -timeout 20m
@@ -30,7 +30,7 @@ test-deps: # what the tests start: real Redis, Git, Node for the agents from npm
 test-cluster: ## run the tests that need a real Kubernetes, which they start on this machine (Linux, root; the first time builds it)
 	@.ci/cluster-deps
 	go vet -tags cluster $(CLUSTER_PACKAGES)
-	go test -count=1 -tags cluster -timeout 15m $(CLUSTER_PACKAGES)
+	go test -count=1 -p 1 -tags cluster -timeout 25m $(CLUSTER_PACKAGES)
 
 cross: # compile the command for each platform that it ships for
 	@set -e; for os in linux darwin; do for arch in amd64 arm64; do \
