@@ -17,8 +17,6 @@ import (
 	"agentyard.dev/libs/api"
 )
 
-func contains(s, part string) bool { return strings.Contains(s, part) }
-
 // TestForbiddenCalls: what the accounts of the yard may not ask the API server. That they may what they need, the other tests show.
 func TestForbiddenCalls(t *testing.T) {
 	manager := "system:serviceaccount:" + namespace + ":" + release + "-sessions"
@@ -100,7 +98,7 @@ func TestInsideSession(t *testing.T) {
 	}
 
 	t.Run("finds no credential", func(t *testing.T) {
-		if got := run(t, "id -u; echo shell-$((40+2))"); !contains(got, "999") || !contains(got, "shell-42") {
+		if got := run(t, "id -u; echo shell-$((40+2))"); !strings.Contains(got, "999") || !strings.Contains(got, "shell-42") {
 			t.Fatalf("the shell does not work: %q", got)
 		}
 		for _, command := range []string{
@@ -109,12 +107,12 @@ func TestInsideSession(t *testing.T) {
 		} {
 			got := run(t, command+" 2>&1; true")
 			for _, secret := range []string{"BEGIN NATS", "NKEY SEED", "eyJ", "..data", "other-session-secret"} {
-				if contains(got, secret) {
+				if strings.Contains(got, secret) {
 					t.Errorf("%q shows %q: %s", command, secret, got)
 				}
 			}
 		}
-		if got := run(t, "cat /proc/mounts"); !contains(got, "/session") || contains(got, "serviceaccount") {
+		if got := run(t, "cat /proc/mounts"); !strings.Contains(got, "/session") || strings.Contains(got, "serviceaccount") {
 			t.Errorf("what is mounted: %s", got)
 		}
 	})
@@ -131,11 +129,11 @@ func TestInsideSession(t *testing.T) {
 	}
 	t.Run("reaches the bus only, where nobody believes it", func(t *testing.T) {
 		bus := address("nats")
-		if got := reach(t, bus, 4222); !contains(got, "reached-2") {
+		if got := reach(t, bus, 4222); !strings.Contains(got, "reached-2") {
 			t.Fatalf("not even the bus: %q", got)
 		}
 		got := run(t, fmt.Sprintf(`(printf 'CONNECT {"verbose":false}\r\nSUB > 1\r\nPING\r\n'; sleep 2) | /bin/busybox nc -w 5 %s 4222`, bus))
-		if !contains(got, "Authorization Violation") || contains(got, "PONG") {
+		if !strings.Contains(got, "Authorization Violation") || strings.Contains(got, "PONG") {
 			t.Errorf("the bus answers a stranger %q", got)
 		}
 	})
@@ -165,7 +163,7 @@ func TestInsideSession(t *testing.T) {
 			"its node's kubelet":          {podOf(t, mine.ID).Status.HostIP, 10250},
 			"whoever started the cluster": {cluster.Gateway, number},
 		} {
-			if got := reach(t, at.host, at.port); !contains(got, "reached-0") || contains(got, "reached-2") {
+			if got := reach(t, at.host, at.port); !strings.Contains(got, "reached-0") || strings.Contains(got, "reached-2") {
 				t.Errorf("%s (%s:%d) is reached: %q", what, at.host, at.port, got)
 			}
 		}
@@ -173,7 +171,7 @@ func TestInsideSession(t *testing.T) {
 	t.Run("while its node reaches them", func(t *testing.T) { // so that the test above can fail
 		pid := running.cluster.PID(mine.Node + "/kubelet")
 		for _, at := range []string{metadataAddress + " 80", "10.96.0.1 443", podOf(t, other.ID).Status.PodIP + " 9000"} {
-			if podOf(t, other.ID).Spec.NodeName != mine.Node && contains(at, "9000") {
+			if podOf(t, other.ID).Spec.NodeName != mine.Node && strings.Contains(at, "9000") {
 				continue // what comes from another node is no probe of its own
 			}
 			args := append([]string{fmt.Sprintf("--net=/proc/%d/ns/net", pid), busybox, "nc", "-w", "5"}, strings.Fields(at)...)

@@ -110,7 +110,7 @@ func podOf(t *testing.T, id string) corev1.Pod {
 	return pods[0]
 }
 
-// parts returns the selector of a part of the yard.
+// part returns the selector of a part of the yard.
 func part(name string) string {
 	return "app.kubernetes.io/name=" + name + ",app.kubernetes.io/instance=" + release
 }
