@@ -241,11 +241,8 @@ type Queue struct {
 	Rates          map[string]Rate `json:"rates,omitempty"`          // by rate key; "*": any other key
 	Ageing         Duration        `json:"ageing,omitempty"`         // a waiting task gains one priority in this time; zero: 30m
 	DefaultTimeout Duration        `json:"default_timeout,omitempty"`
-	// Preempt lets a task that waits for a place of the queue take that of the running one of the
-	// lowest priority, if that is lower; the latter waits again, no attempt burnt.
-	Preempt   bool      `json:"preempt,omitempty"`
-	CreatedAt time.Time `json:"created_at,omitzero"`
-	Rev       uint64    `json:"rev"`
+	CreatedAt      time.Time       `json:"created_at,omitzero"`
+	Rev            uint64          `json:"rev"`
 }
 
 // Revision implements Revisioned.
