@@ -56,17 +56,23 @@ func benchList(ctx context.Context, r *report) error {
 		}
 		time.Sleep(50 * time.Millisecond)
 	}
-	ours, err := member.load(ctx, 1, 2*time.Second)
-	if err != nil {
-		return err
+	// In turn, so that whatever else the yard does after the seeding meets both.
+	var ours, base []time.Duration
+	for range rounds {
+		for _, m := range []struct {
+			t  target
+			to *[]time.Duration
+		}{{member, &ours}, {empty, &base}} {
+			res, err := m.t.load(ctx, 1, time.Second)
+			if err != nil {
+				return err
+			}
+			*m.to = append(*m.to, median(res.latencies))
+		}
 	}
-	base, err := empty.load(ctx, 1, 2*time.Second)
-	if err != nil {
-		return err
-	}
-	in := median(ours.latencies) - median(base.latencies)
+	in := median(ours) - median(base)
 	r.add(figure{
-		"list: 20 own among 50,000, in the service", ms(in), "whole request " + ms(median(ours.latencies)), 0,
+		"list: 20 own among 50,000, in the service", ms(in), "whole request " + ms(median(ours)), 0,
 		"≤ 1 ms", in <= time.Millisecond,
 	})
 	return nil
