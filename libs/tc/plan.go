@@ -274,9 +274,13 @@ func (p *Plan) Bytes() []byte {
 	return b
 }
 
-// Hash names the plan: SHA-256 of Bytes in hexadecimal.
-func (p *Plan) Hash() string {
-	sum := sha256.Sum256(p.Bytes())
+// Hash names the plan: HashPlan of Bytes.
+func (p *Plan) Hash() string { return HashPlan(p.Bytes()) }
+
+// HashPlan names a plan by its bytes: their SHA-256 in hexadecimal. Who was sent a plan takes it of what came, since what it decodes leaves out the fields
+// that it does not know yet.
+func HashPlan(b []byte) string {
+	sum := sha256.Sum256(b)
 	return hex.EncodeToString(sum[:])
 }
 

@@ -36,7 +36,7 @@ func decode(r api.TrafficPlanRecord) (*tc.Plan, error) {
 	if err := json.Unmarshal(r.Plan, plan); err != nil {
 		return nil, fmt.Errorf("read plan: %w", err)
 	}
-	if hash := plan.Hash(); hash != r.Hash {
+	if hash := tc.HashPlan(r.Plan); hash != r.Hash {
 		return nil, fmt.Errorf("the plan's hash is %s, it should be %s", hash, r.Hash)
 	}
 	return plan, nil
