@@ -35,7 +35,7 @@ func TestKernelTakesCommands(t *testing.T) {
 	}
 	for _, tool := range []string{"ip", "tc", "nft"} {
 		if _, err := exec.LookPath(tool); err != nil {
-			t.Skipf("needs %s (iproute2, nftables)", tool)
+			t.Fatalf("%s is missing, which make test installs (iproute2, nftables)", tool)
 		}
 	}
 	// No more than every kernel has that has HTB: the queue is bfifo.
