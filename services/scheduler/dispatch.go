@@ -1,7 +1,6 @@
 package scheduler
 
 import (
-	"container/heap"
 	"context"
 	"sync"
 	"time"
@@ -27,18 +26,28 @@ type dispatcher struct {
 	ended  chan struct{}
 }
 
-// adopt looks at every task of the shard that is active or blocked: another process was at it.
+// adopt looks at every task of the shard that is active or blocked, for another process was at it, and at the deadlines of those that wait.
 func (d *dispatcher) adopt() {
 	var keys []bus.Key
+	var waiting []bus.Entry[api.TaskRecord]
 	d.s.view.All(func(e bus.Entry[api.TaskRecord]) bool {
-		if e.State.State.Active() || e.State.State == api.TaskBlocked {
+		if e.State.State.Final() || d.s.shardOf(e.State.Queue) != d.shard {
+			return true
+		}
+		if e.State.State != api.TaskQueued {
 			keys = append(keys, e.Key)
+		}
+		if !e.State.State.Active() && e.State.Deadline != nil {
+			waiting = append(waiting, e)
 		}
 		return true
 	})
 	d.mu.Lock()
+	defer d.mu.Unlock()
 	d.todo = append(d.todo, keys...)
-	d.mu.Unlock()
+	for _, e := range waiting {
+		d.watchLocked(e)
+	}
 }
 
 func (d *dispatcher) run(ctx context.Context) {
@@ -230,6 +239,6 @@ func (d *dispatcher) expire(ctx context.Context, key bus.Key) {
 func (d *dispatcher) later(key bus.Key) {
 	const soon = time.Second
 	d.mu.Lock()
-	heap.Push(&d.deadlines, deadline{d.s.now().Add(soon), key})
+	d.alarmLocked(d.s.now().Add(soon), key)
 	d.mu.Unlock()
 }

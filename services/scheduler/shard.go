@@ -17,16 +17,18 @@ type shard struct {
 	number int
 	wake   chan struct{} // of capacity 1: there may be something to do
 
-	mu        sync.Mutex
-	queues    map[string]*fair.Queue
-	deadlines deadlines // of tasks that wait
-	leading   bool
-	attempts  map[bus.Key]*attempt // under way here; only while leading
+	mu      sync.Mutex
+	queues  map[string]*fair.Queue
+	leading bool
+	// Only while leading: who leads next begins with what the ledger says (adopt).
+	attempts  map[bus.Key]*attempt // under way here
 	todo      []bus.Key            // to look at: active without an attempt, or blocked and perhaps free
+	deadlines deadlines            // of tasks that wait
+	watched   map[bus.Key]struct{} // those in deadlines
 }
 
 func newShard(s *Service, number int) *shard {
-	return &shard{s: s, number: number, wake: make(chan struct{}, 1), queues: map[string]*fair.Queue{}, attempts: map[bus.Key]*attempt{}}
+	return &shard{s: s, number: number, wake: make(chan struct{}, 1), queues: map[string]*fair.Queue{}, attempts: map[bus.Key]*attempt{}, watched: map[bus.Key]struct{}{}}
 }
 
 func (sh *shard) signal() {
@@ -129,16 +131,13 @@ func (s *Service) taskChanged(old *bus.Entry[api.TaskRecord], now bus.Entry[api.
 // sessionChanged tells the attempt whose session it is, and those who wait for capacity.
 func (s *Service) sessionChanged(old *bus.Entry[api.SessionRecord], now bus.Entry[api.SessionRecord]) {
 	ended := now.Deleted || now.State.State.Final()
-	freed := ended && old != nil && !old.State.State.Final()
-	for _, sh := range s.shards {
-		sh.mu.Lock()
-		for _, q := range sh.queues {
-			if freed {
+	if ended && old != nil && !old.State.State.Final() {
+		for _, sh := range s.shards {
+			sh.mu.Lock()
+			for _, q := range sh.queues {
 				q.Release(s.now(), now.Key.Tenant)
 			}
-		}
-		sh.mu.Unlock()
-		if freed {
+			sh.mu.Unlock()
 			sh.signal()
 		}
 	}
@@ -167,12 +166,12 @@ func (sh *shard) take(old *bus.Entry[api.TaskRecord], e bus.Entry[api.TaskRecord
 		q.Start(now, fairTask(e))
 		if a := sh.attempts[e.Key]; a != nil {
 			a.poke()
-		} else if sh.leading {
-			sh.todo = append(sh.todo, e.Key)
+		} else {
+			sh.lookLocked(e.Key)
 		}
 	case rec.State == api.TaskBlocked:
 		sh.watchLocked(e)
-		sh.todo = append(sh.todo, e.Key)
+		sh.lookLocked(e.Key)
 	case was:
 		sh.leaveLocked(q, old, e, now)
 	default:
@@ -194,10 +193,20 @@ func (sh *shard) leaveLocked(q *fair.Queue, old *bus.Entry[api.TaskRecord], e bu
 	q.Finish(now, e.Key.ID, max(ran, 0))
 }
 
+// watchLocked has the deadline of a task that waits looked at when it comes.
 func (sh *shard) watchLocked(e bus.Entry[api.TaskRecord]) {
 	if d := e.State.Deadline; d != nil {
-		heap.Push(&sh.deadlines, deadline{*d, e.Key})
+		sh.alarmLocked(*d, e.Key)
 	}
+}
+
+// alarmLocked keeps one time for a task, however often it begins to wait: its deadline does not change.
+func (sh *shard) alarmLocked(at time.Time, key bus.Key) {
+	if _, ok := sh.watched[key]; ok || !sh.leading {
+		return
+	}
+	sh.watched[key] = struct{}{}
+	heap.Push(&sh.deadlines, deadline{at, key})
 }
 
 func (sh *shard) forget(key bus.Key, queue string) {
@@ -212,9 +221,15 @@ func (sh *shard) forget(key bus.Key, queue string) {
 // look has the dispatcher look at a task.
 func (sh *shard) look(key bus.Key) {
 	sh.mu.Lock()
-	sh.todo = append(sh.todo, key)
+	sh.lookLocked(key)
 	sh.mu.Unlock()
 	sh.signal()
+}
+
+func (sh *shard) lookLocked(key bus.Key) {
+	if sh.leading {
+		sh.todo = append(sh.todo, key)
+	}
 }
 
 // fairTask is what a queue's order must know of a task.
@@ -268,7 +283,9 @@ func (d *deadlines) Pop() any {
 func (sh *shard) dueLocked(now time.Time) []bus.Key {
 	var due []bus.Key
 	for len(sh.deadlines) > 0 && !sh.deadlines[0].at.After(now) {
-		due = append(due, heap.Pop(&sh.deadlines).(deadline).key)
+		key := heap.Pop(&sh.deadlines).(deadline).key
+		delete(sh.watched, key)
+		due = append(due, key)
 	}
 	return due
 }
@@ -278,13 +295,14 @@ func (sh *shard) dueLocked(now time.Time) []bus.Key {
 func (sh *shard) lead(ctx context.Context) {
 	d := &dispatcher{shard: sh, places: make(chan struct{}, maxUnderWay), ended: make(chan struct{}, 1)}
 	sh.mu.Lock()
-	sh.leading, sh.todo = true, nil
+	sh.leading = true
 	sh.mu.Unlock()
 	defer func() {
 		d.work.Wait()
 		sh.mu.Lock()
-		sh.leading = false
+		sh.leading, sh.todo, sh.deadlines = false, nil, nil
 		clear(sh.attempts)
+		clear(sh.watched)
 		sh.mu.Unlock()
 	}()
 	d.adopt()
