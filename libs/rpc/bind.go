@@ -247,7 +247,7 @@ func (p *plan) bindQuery(f *faults, v reflect.Value, raw string) error {
 	}
 	slices.Sort(names)
 	for _, name := range names {
-		f.add("/"+escape(short(name)), "is not a known query parameter")
+		f.add("/"+api.PointerToken(short(name)), "is not a known query parameter")
 	}
 	return nil
 }

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"sync"
+
+	"agentyard.dev/libs/api"
 )
 
 // field is one field of a struct as JSON and the HTTP edge see it.
@@ -21,11 +23,7 @@ type field struct {
 }
 
 // pointer is the field's place in the request (RFC 6901).
-func (f *field) pointer() string { return "/" + escape(f.name) }
-
-func escape(token string) string {
-	return strings.NewReplacer("~", "~0", "/", "~1").Replace(token)
-}
+func (f *field) pointer() string { return "/" + api.PointerToken(f.name) }
 
 var fieldCache sync.Map // reflect.Type → []field
 

@@ -104,7 +104,7 @@ func (f *faults) strict(raw json.RawMessage, v reflect.Value, pointer string) {
 		f.object(raw, pointer, func(name string, raw json.RawMessage) {
 			for i := range fields {
 				if fields[i].name == name {
-					f.strict(raw, v.FieldByIndex(fields[i].index), pointer+"/"+escape(name))
+					f.strict(raw, v.FieldByIndex(fields[i].index), pointer+"/"+api.PointerToken(name))
 					return
 				}
 			}
@@ -114,7 +114,7 @@ func (f *faults) strict(raw json.RawMessage, v reflect.Value, pointer string) {
 		v.Set(reflect.MakeMap(t))
 		f.object(raw, pointer, func(name string, raw json.RawMessage) {
 			item := reflect.New(t.Elem()).Elem()
-			f.strict(raw, item, pointer+"/"+escape(short(name)))
+			f.strict(raw, item, pointer+"/"+api.PointerToken(short(name)))
 			v.SetMapIndex(reflect.ValueOf(name).Convert(t.Key()), item)
 		})
 	case t.Kind() == reflect.Slice && t.Elem().Kind() != reflect.Uint8:
@@ -125,7 +125,7 @@ func (f *faults) strict(raw json.RawMessage, v reflect.Value, pointer string) {
 }
 
 func (f *faults) unknown(pointer, name string) {
-	f.add(pointer+"/"+escape(short(name)), "is not a known field")
+	f.add(pointer+"/"+api.PointerToken(short(name)), "is not a known field")
 }
 
 // object calls each for every member of raw.
@@ -148,7 +148,7 @@ func (f *faults) object(raw json.RawMessage, pointer string, each func(name stri
 			return
 		}
 		if seen[key] {
-			f.add(pointer+"/"+escape(short(key)), "is given more than once")
+			f.add(pointer+"/"+api.PointerToken(short(key)), "is given more than once")
 			continue
 		}
 		seen[key] = true

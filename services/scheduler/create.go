@@ -116,7 +116,7 @@ func (s *Service) repeated(tenant string, recs []api.TaskRecord) ([]api.Task, bo
 
 // prepare checks specs, fills in recs and returns the order in which to write them.
 func (s *Service) prepare(p api.Principal, specs []api.TaskSpec, recs []api.TaskRecord, req request) ([]int, error) {
-	var bad problems
+	var bad api.Problems
 	at := func(i int) string {
 		if req.one {
 			return ""
@@ -128,7 +128,7 @@ func (s *Service) prepare(p api.Principal, specs []api.TaskSpec, recs []api.Task
 		s.checkSpec(&bad, at(i), &specs[i], p)
 		if name := specs[i].Name; name != "" && !req.one {
 			if _, twice := named[name]; twice {
-				bad.add(at(i)+"/name", "there are two tasks %q", name)
+				bad.Add(at(i)+"/name", "there are two tasks %q", name)
 			}
 			named[name] = i
 		}
@@ -145,7 +145,7 @@ func (s *Service) prepare(p api.Principal, specs []api.TaskSpec, recs []api.Task
 			}
 			e, ok := s.view.Get(keyIn(p.Tenant, ref))
 			if !ok || !p.CanOn(api.TaskRead, e.State.Tenant, e.State.Owner) {
-				bad.add(at(i)+"/depends_on/"+strconv.Itoa(n), "there is no task %q", clip(ref, 40))
+				bad.Add(at(i)+"/depends_on/"+strconv.Itoa(n), "there is no task %q", clip(ref, 40))
 				continue
 			}
 			parents = append(parents, ref)
@@ -160,9 +160,9 @@ func (s *Service) prepare(p api.Principal, specs []api.TaskSpec, recs []api.Task
 	}
 	order, err := dag.Order(needs, func(i int) string { return specs[i].Name })
 	if err != nil {
-		bad.add("/tasks", "%v", err)
+		bad.Add("/tasks", "%v", err)
 	}
-	return order, bad.err()
+	return order, bad.Err()
 }
 
 // fill makes the record of a spec that was checked.

@@ -60,39 +60,39 @@ func (s *Service) queueChanged(_ *bus.Entry[api.Queue], now bus.Entry[api.Queue]
 }
 
 func checkQueue(q api.Queue) error {
-	var bad problems
+	var bad api.Problems
 	if !api.ValidName(q.Name) {
-		bad.add("/name", "is 1 to 40 of a–z, 0–9 and '-'")
+		bad.Add("/name", "is 1 to 40 of a–z, 0–9 and '-'")
 	}
-	bad.line("/description", q.Description, maxTitle)
+	bad.Line("/description", q.Description, maxTitle)
 	for at, n := range map[string]int{"/concurrency": q.Concurrency, "/per_tenant": q.PerTenant, "/per_user": q.PerUser, "/per_key": q.PerKey} {
 		if n < 0 || n > maxLimit {
-			bad.add(at, "must be between 0 and %d", maxLimit)
+			bad.Add(at, "must be between 0 and %d", maxLimit)
 		}
 	}
 	for at, weights := range map[string]map[string]int{"/tenant_weights": q.TenantWeights, "/user_weights": q.UserWeights} {
 		if len(weights) > maxWeights {
-			bad.add(at, "has %d entries; at most %d are allowed", len(weights), maxWeights)
+			bad.Add(at, "has %d entries; at most %d are allowed", len(weights), maxWeights)
 		}
 		for _, w := range weights {
 			if w < 1 || w > maxWeight {
-				bad.add(at, "a weight is 1 to %d", maxWeight)
+				bad.Add(at, "a weight is 1 to %d", maxWeight)
 				break
 			}
 		}
 	}
 	if len(q.Rates) > maxRates {
-		bad.add("/rates", "has %d entries; at most %d are allowed", len(q.Rates), maxRates)
+		bad.Add("/rates", "has %d entries; at most %d are allowed", len(q.Rates), maxRates)
 	}
 	for _, r := range q.Rates {
 		if r.Count < 1 || r.Count > maxLimit || r.Per.D() < time.Millisecond || r.Per.D() > maxDuration {
-			bad.add("/rates", "a rate has a count from 1 and a time from 1ms")
+			bad.Add("/rates", "a rate has a count from 1 and a time from 1ms")
 			break
 		}
 	}
-	bad.duration("/ageing", q.Ageing)
-	bad.duration("/default_timeout", q.DefaultTimeout)
-	return bad.err()
+	checkDuration(&bad, "/ageing", q.Ageing)
+	checkDuration(&bad, "/default_timeout", q.DefaultTimeout)
+	return bad.Err()
 }
 
 func (s *Service) createQueue(ctx context.Context, req api.Queue) (api.Queue, error) {

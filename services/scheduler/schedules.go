@@ -46,19 +46,19 @@ func (s *Service) tellSchedules(old *bus.Entry[api.TaskRecord], now bus.Entry[ap
 }
 
 // checkNotify adds what is wrong with whom a task tells of its end.
-func (s *Service) checkNotify(bad *problems, at string, spec *api.TaskSpec, p api.Principal) {
+func (s *Service) checkNotify(bad *api.Problems, at string, spec *api.TaskSpec, p api.Principal) {
 	if len(spec.Notify) > maxNotify {
-		bad.add(at+"/notify", "has %d entries; at most %d are allowed", len(spec.Notify), maxNotify)
+		bad.Add(at+"/notify", "has %d entries; at most %d are allowed", len(spec.Notify), maxNotify)
 		return
 	}
 	for i, n := range spec.Notify {
 		at := at + "/notify/" + strconv.Itoa(i)
 		if !s.webhooks.Exists(p.Tenant, n.Webhook) {
-			bad.add(at+"/webhook", "there is no webhook %q", clip(n.Webhook, 40))
+			bad.Add(at+"/webhook", "there is no webhook %q", clip(n.Webhook, 40))
 		}
 		for j, state := range n.On {
 			if !slices.Contains(api.TaskStates(), state) {
-				bad.add(at+"/on/"+strconv.Itoa(j), "there is no state %q", clip(string(state), 40))
+				bad.Add(at+"/on/"+strconv.Itoa(j), "there is no state %q", clip(string(state), 40))
 			}
 		}
 	}
@@ -74,9 +74,9 @@ func principal(o schedule.Owner) api.Principal {
 
 // Check implements schedule.Tasks.
 func (t scheduled) Check(_ context.Context, owner schedule.Owner, spec api.TaskSpec) error {
-	var bad problems
+	var bad api.Problems
 	t.s.checkSpec(&bad, "", &spec, principal(owner))
-	return bad.err()
+	return bad.Err()
 }
 
 // Make implements schedule.Tasks.

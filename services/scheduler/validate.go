@@ -29,39 +29,6 @@ const (
 	maxNotify    = 16
 )
 
-// problems collects what is wrong with a request, so that a person sees all of it at once.
-type problems []api.FieldError
-
-func (p *problems) add(pointer, format string, args ...any) {
-	*p = append(*p, api.Invalid(pointer, format, args...).Fields...)
-}
-
-// err returns an invalid error that blames every field, or nil.
-func (p problems) err() error {
-	if len(p) == 0 {
-		return nil
-	}
-	texts := make([]string, 0, len(p))
-	for _, f := range p {
-		texts = append(texts, f.Pointer+": "+f.Detail)
-	}
-	return &api.Error{Code: api.CodeInvalid, Detail: strings.Join(texts, "; "), Fields: p}
-}
-
-func (p *problems) line(pointer, s string, most int) {
-	if utf8.RuneCountInString(s) > most || !utf8.ValidString(s) || strings.ContainsFunc(s, control) {
-		p.add(pointer, "must be one line of at most %d characters", most)
-	}
-}
-
-func (p *problems) duration(pointer string, d api.Duration) {
-	if d < 0 || d.D() > maxDuration {
-		p.add(pointer, "must be between 0 and %s", maxDuration)
-	}
-}
-
-func control(r rune) bool { return r < ' ' || r == 0x7f }
-
 // clip bounds a text that is shown to a person.
 func clip(s string, most int) string {
 	if len(s) <= most {
@@ -71,59 +38,59 @@ func clip(s string, most int) string {
 }
 
 // checkSpec adds what is wrong with a spec, whose fields are below pointer at. Dependencies are checked by their order.
-func (s *Service) checkSpec(bad *problems, at string, spec *api.TaskSpec, p api.Principal) {
-	bad.line(at+"/name", spec.Name, maxName)
-	bad.line(at+"/title", spec.Title, maxTitle)
+func (s *Service) checkSpec(bad *api.Problems, at string, spec *api.TaskSpec, p api.Principal) {
+	bad.Line(at+"/name", spec.Name, maxName)
+	bad.Line(at+"/title", spec.Title, maxTitle)
 	switch {
 	case (spec.Prompt == "") == (spec.Command == ""):
-		bad.add(at+"/prompt", "give either a prompt or a command")
+		bad.Add(at+"/prompt", "give either a prompt or a command")
 	case len(spec.Prompt) > maxText || len(spec.Command) > maxText:
-		bad.add(at+"/prompt", "must be at most %d bytes", maxText)
+		bad.Add(at+"/prompt", "must be at most %d bytes", maxText)
 	case !utf8.ValidString(spec.Prompt) || !utf8.ValidString(spec.Command) || strings.ContainsRune(spec.Command, 0):
-		bad.add(at+"/prompt", "is not UTF-8")
+		bad.Add(at+"/prompt", "is not UTF-8")
 	}
 	if _, ok := s.queue(spec.Queue); !ok {
-		bad.add(at+"/queue", "there is no queue %q", clip(spec.Queue, 40))
+		bad.Add(at+"/queue", "there is no queue %q", clip(spec.Queue, 40))
 	}
 	if spec.Profile != "" && !api.ValidName(spec.Profile) {
-		bad.add(at+"/profile", "is not a profile's name")
+		bad.Add(at+"/profile", "is not a profile's name")
 	}
 	if spec.Command != "" && spec.Agent != nil {
-		bad.add(at+"/agent", "a command has no agent")
+		bad.Add(at+"/agent", "a command has no agent")
 	}
 	checkEnv(bad, at+"/env", spec.Env)
 	if n := spec.Priority; n != nil && (*n < 0 || *n > api.MaxPriority) {
-		bad.add(at+"/priority", "must be between 0 and %d", api.MaxPriority)
+		bad.Add(at+"/priority", "must be between 0 and %d", api.MaxPriority)
 	}
 	if d := spec.Deadline; d != nil && !d.After(s.now()) {
-		bad.add(at+"/deadline", "has passed")
+		bad.Add(at+"/deadline", "has passed")
 	}
 	if d, b := spec.Deadline, spec.NotBefore; d != nil && b != nil && !d.After(*b) {
-		bad.add(at+"/not_before", "must be before the deadline")
+		bad.Add(at+"/not_before", "must be before the deadline")
 	}
-	bad.duration(at+"/timeout", spec.Timeout)
+	checkDuration(bad, at+"/timeout", spec.Timeout)
 	if r := spec.Retry; r != nil {
 		if r.MaxAttempts < 0 || r.MaxAttempts > maxAttempts {
-			bad.add(at+"/retry/max_attempts", "must be between 1 and %d", maxAttempts)
+			bad.Add(at+"/retry/max_attempts", "must be between 1 and %d", maxAttempts)
 		}
-		bad.duration(at+"/retry/backoff", r.Backoff)
-		bad.duration(at+"/retry/max_backoff", r.MaxBackoff)
+		checkDuration(bad, at+"/retry/backoff", r.Backoff)
+		checkDuration(bad, at+"/retry/max_backoff", r.MaxBackoff)
 	}
 	if f := spec.OnFailure; f != "" && f != api.ParentFail && f != api.ParentCancel && f != api.ParentRun {
-		bad.add(at+"/on_parent_failure", `must be "fail", "cancel" or "run"`)
+		bad.Add(at+"/on_parent_failure", `must be "fail", "cancel" or "run"`)
 	}
 	if len(spec.DependsOn) > maxDepends {
-		bad.add(at+"/depends_on", "has %d tasks; at most %d are allowed", len(spec.DependsOn), maxDepends)
+		bad.Add(at+"/depends_on", "has %d tasks; at most %d are allowed", len(spec.DependsOn), maxDepends)
 	}
-	bad.line(at+"/concurrency_key", spec.ConcurrencyKey, maxLabel)
-	bad.line(at+"/rate_key", spec.RateKey, maxLabel)
+	bad.Line(at+"/concurrency_key", spec.ConcurrencyKey, maxLabel)
+	bad.Line(at+"/rate_key", spec.RateKey, maxLabel)
 	checkLabels(bad, at+"/labels", spec.Labels)
 	s.checkSession(bad, at, spec, p)
 	checkResult(bad, at, spec)
 	s.checkNotify(bad, at, spec, p)
 }
 
-func (s *Service) checkSession(bad *problems, at string, spec *api.TaskSpec, p api.Principal) {
+func (s *Service) checkSession(bad *api.Problems, at string, spec *api.TaskSpec, p api.Principal) {
 	if spec.Session == nil || spec.Session.Reuse == "" {
 		return
 	}
@@ -132,65 +99,71 @@ func (s *Service) checkSession(bad *problems, at string, spec *api.TaskSpec, p a
 	e, ok := s.sessions.Get(keyIn(p.Tenant, id))
 	switch {
 	case !api.ValidID(api.KindSession, id) || !ok || e.State.Owner != p.ID:
-		bad.add(at, "you have no session %q", clip(id, 40))
+		bad.Add(at, "you have no session %q", clip(id, 40))
 	case e.State.State.Final() || e.State.State == api.StateStopping:
-		bad.add(at, "the session is %s", e.State.State)
+		bad.Add(at, "the session is %s", e.State.State)
 	case spec.Command != "" && e.State.Agent.Kind != commandKind:
-		bad.add(at, "a command runs in a session of the kind %q only", commandKind)
+		bad.Add(at, "a command runs in a session of the kind %q only", commandKind)
 	case spec.Repository != nil || spec.Profile != "" || spec.Agent != nil || len(spec.Env) > 0:
-		bad.add(at, "a session that exists has its profile, repository, agent and environment already")
+		bad.Add(at, "a session that exists has its profile, repository, agent and environment already")
 	}
 }
 
-func checkEnv(bad *problems, at string, env map[string]string) {
+func checkDuration(bad *api.Problems, at string, d api.Duration) {
+	if d < 0 || d.D() > maxDuration {
+		bad.Add(at, "must be between 0 and %s", maxDuration)
+	}
+}
+
+func checkEnv(bad *api.Problems, at string, env map[string]string) {
 	size := 0
 	for k, v := range env {
 		size += len(k) + len(v)
 	}
 	if len(env) > maxEnv || size > maxEnvBytes {
-		bad.add(at, "at most %d variables and %d bytes are allowed", maxEnv, maxEnvBytes)
+		bad.Add(at, "at most %d variables and %d bytes are allowed", maxEnv, maxEnvBytes)
 	}
 }
 
-func checkLabels(bad *problems, at string, labels map[string]string) {
+func checkLabels(bad *api.Problems, at string, labels map[string]string) {
 	if len(labels) > maxLabels {
-		bad.add(at, "has %d labels; at most %d are allowed", len(labels), maxLabels)
+		bad.Add(at, "has %d labels; at most %d are allowed", len(labels), maxLabels)
 		return
 	}
 	for _, k := range slices.Sorted(maps.Keys(labels)) {
-		if v := labels[k]; k == "" || len(k) > maxLabel || len(v) > maxLabel || !utf8.ValidString(k+v) || strings.ContainsFunc(k+v, control) || strings.Contains(k, "=") {
-			bad.add(at, "keys and values are one line of at most %d bytes, and a key holds no '='", maxLabel)
+		if v := labels[k]; k == "" || len(k) > maxLabel || len(v) > maxLabel || !utf8.ValidString(k+v) || strings.ContainsFunc(k+v, api.IsControl) || strings.Contains(k, "=") {
+			bad.Add(at, "keys and values are one line of at most %d bytes, and a key holds no '='", maxLabel)
 			return
 		}
 	}
 }
 
-func checkResult(bad *problems, at string, spec *api.TaskSpec) {
+func checkResult(bad *api.Problems, at string, spec *api.TaskSpec) {
 	if len(spec.Artifacts) > maxArtifacts {
-		bad.add(at+"/artifacts", "has %d patterns; at most %d are allowed", len(spec.Artifacts), maxArtifacts)
+		bad.Add(at+"/artifacts", "has %d patterns; at most %d are allowed", len(spec.Artifacts), maxArtifacts)
 	}
 	for i, pattern := range spec.Artifacts {
 		if !validPattern(pattern) {
-			bad.add(at+"/artifacts/"+strconv.Itoa(i), "is not a pattern of a path in the workspace, such as reports/*.xml or **/*.log")
+			bad.Add(at+"/artifacts/"+strconv.Itoa(i), "is not a pattern of a path in the workspace, such as reports/*.xml or **/*.log")
 		}
 	}
 	if spec.ResultBranch == "" {
 		return
 	}
 	if !validBranch(spec.ResultBranch) {
-		bad.add(at+"/result_branch", "is not a branch's name")
+		bad.Add(at+"/result_branch", "is not a branch's name")
 	}
 	if spec.Repository == nil && (spec.Session == nil || spec.Session.Reuse == "") {
-		bad.add(at+"/result_branch", "needs a repository")
+		bad.Add(at+"/result_branch", "needs a repository")
 	}
 	if c := spec.Commit; c != nil {
-		bad.line(at+"/commit/author", c.Author, maxName)
-		bad.line(at+"/commit/email", c.Email, maxName)
+		bad.Line(at+"/commit/author", c.Author, maxName)
+		bad.Line(at+"/commit/email", c.Email, maxName)
 		if strings.ContainsAny(c.Author+c.Email, "<>") {
-			bad.add(at+"/commit/author", "must not hold < or >")
+			bad.Add(at+"/commit/author", "must not hold < or >")
 		}
 		if len(c.Message) > 8<<10 || !utf8.ValidString(c.Message) || strings.ContainsRune(c.Message, 0) {
-			bad.add(at+"/commit/message", "must be text of at most 8192 bytes")
+			bad.Add(at+"/commit/message", "must be text of at most 8192 bytes")
 		}
 	}
 }
@@ -215,7 +188,7 @@ func validBranch(name string) bool {
 
 // validPattern reports whether pattern can match paths below the workspace.
 func validPattern(pattern string) bool {
-	if pattern == "" || len(pattern) > 500 || strings.HasPrefix(pattern, "/") || !utf8.ValidString(pattern) || strings.ContainsFunc(pattern, control) {
+	if pattern == "" || len(pattern) > 500 || strings.HasPrefix(pattern, "/") || !utf8.ValidString(pattern) || strings.ContainsFunc(pattern, api.IsControl) {
 		return false
 	}
 	for part := range strings.SplitSeq(pattern, "/") {

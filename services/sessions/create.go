@@ -109,9 +109,9 @@ func (s *Service) created(ctx context.Context, e bus.Entry[api.SessionRecord], r
 // prepare checks a request and returns the record that it asks for.
 func (s *Service) prepare(ctx context.Context, p api.Principal, req api.CreateSessionRequest) (api.SessionRecord, error) {
 	var bad problems
-	bad.title("/title", req.Title)
+	bad.Line("/title", req.Title, maxTitle)
 	if len(req.Prompt) > maxPrompt {
-		bad.add("/prompt", "must be at most %d bytes", maxPrompt)
+		bad.Add("/prompt", "must be at most %d bytes", maxPrompt)
 	}
 	bad.labels("/labels", req.Labels)
 	bad.env("/env", req.Env)
@@ -119,7 +119,7 @@ func (s *Service) prepare(ctx context.Context, p api.Principal, req api.CreateSe
 	bad.duration("/idle_timeout", req.IdleTimeout)
 	bad.repository(ctx, "/repository", req.Repository, s.deps.CheckURL)
 	if req.Wait != "" && req.Wait != string(api.StateRunning) {
-		bad.add("/wait", `must be "running" or empty`)
+		bad.Add("/wait", `must be "running" or empty`)
 	}
 	if req.Agent != nil {
 		bad.agent("/agent", *req.Agent, s.deps.Kind)
@@ -131,12 +131,12 @@ func (s *Service) prepare(ctx context.Context, p api.Principal, req api.CreateSe
 	profile, err := s.profile(p.Tenant, name)
 	switch {
 	case err != nil:
-		bad.add("/profile", "there is no profile %q", clip(name, 40))
+		bad.Add("/profile", "there is no profile %q", clip(name, 40))
 	case len(profile.Roles) > 0 && !slices.ContainsFunc(p.Roles, func(r api.Role) bool { return slices.Contains(profile.Roles, r) }):
 		return api.SessionRecord{}, api.Errorf(api.CodeDenied, "the profile %q is for %s only", name, joinRoles(profile.Roles))
 	default:
 		if lacks := s.deps.Info.Lacks(profile.Isolation); len(lacks) > 0 {
-			bad.add("/profile", "%q demands isolation that the %s runtime cannot give here: %s", name, s.deps.Info.Name, strings.Join(lacks, ", "))
+			bad.Add("/profile", "%q demands isolation that the %s runtime cannot give here: %s", name, s.deps.Info.Name, strings.Join(lacks, ", "))
 		}
 	}
 	if err == nil {
@@ -144,7 +144,7 @@ func (s *Service) prepare(ctx context.Context, p api.Principal, req api.CreateSe
 			return api.SessionRecord{}, err
 		}
 	}
-	if err := bad.err(); err != nil {
+	if err := bad.Err(); err != nil {
 		return api.SessionRecord{}, err
 	}
 	now := s.now().UTC()

@@ -167,12 +167,12 @@ func (s *Service) putCredential(ctx context.Context, req api.PutCredentialReques
 	p, _ := api.PrincipalFrom(ctx)
 	var bad problems
 	if !validHomeFile(req.File) {
-		bad.add("/file", "is not a path below the home")
+		bad.Add("/file", "is not a path below the home")
 	}
 	if !authfile.Whole(req.File, req.Data) {
-		bad.add("/data", "is empty, larger than %d bytes, or not the JSON that the file's name says", authfile.MaxFile)
+		bad.Add("/data", "is empty, larger than %d bytes, or not the JSON that the file's name says", authfile.MaxFile)
 	}
-	if err := bad.err(); err != nil {
+	if err := bad.Err(); err != nil {
 		return api.Credential{}, err
 	}
 	e, _, err := s.writeCredential(ctx, p.ID, "", api.RunnerCredentialRequest{File: req.File, Data: req.Data})

@@ -129,7 +129,7 @@ func (s *Service) satisfied(ctx context.Context, bad *problems, pointer string, 
 		_, err := s.sealed(ctx, p.Tenant, p.ID, ref.Scope, ref.Name)
 		switch {
 		case api.CodeOf(err) == api.CodeNotFound:
-			bad.add(pointer, "%q needs the secret %q, which is not stored; PUT /api/v1/secrets/%s", profile.Name, ref.Name, ref.Name)
+			bad.Add(pointer, "%q needs the secret %q, which is not stored; PUT /api/v1/secrets/%s", profile.Name, ref.Name, ref.Name)
 		case err != nil:
 			return err
 		}
@@ -146,40 +146,40 @@ func (p *problems) furniture(prefix string, profile api.Profile) {
 	}
 	at := prefix + "/credentials/files"
 	if len(profile.Credentials.Files) > maxCredentialFiles {
-		p.add(at, "has %d files; at most %d are allowed", len(profile.Credentials.Files), maxCredentialFiles)
+		p.Add(at, "has %d files; at most %d are allowed", len(profile.Credentials.Files), maxCredentialFiles)
 	}
 	for i, f := range profile.Credentials.Files {
 		if !validHomeFile(f) {
-			p.add(at+"/"+strconv.Itoa(i), "is not a path below the home")
+			p.Add(at+"/"+strconv.Itoa(i), "is not a path below the home")
 		}
 		if slices.ContainsFunc(profile.Secrets, func(r api.SecretRef) bool { return r.File == f }) {
-			p.add(at+"/"+strconv.Itoa(i), "is the file of a secret too")
+			p.Add(at+"/"+strconv.Itoa(i), "is the file of a secret too")
 		}
 	}
 }
 
 func (p *problems) secretRefs(pointer string, profile api.Profile) {
 	if len(profile.Secrets) > maxRefs {
-		p.add(pointer, "has %d secrets; at most %d are allowed", len(profile.Secrets), maxRefs)
+		p.Add(pointer, "has %d secrets; at most %d are allowed", len(profile.Secrets), maxRefs)
 		return
 	}
 	envs, files := map[string]bool{}, map[string]bool{}
 	for i, r := range profile.Secrets {
 		at := pointer + "/" + strconv.Itoa(i)
 		if !validSecretName(r.Name) {
-			p.add(at+"/name", "must be 1 to %d letters, digits, '-' and '_'", maxSecretName)
+			p.Add(at+"/name", "must be 1 to %d letters, digits, '-' and '_'", maxSecretName)
 		}
 		if r.Scope != "" && r.Scope != api.ScopeUser && r.Scope != api.ScopeTenant {
-			p.add(at+"/scope", "must be %q, %q or empty", api.ScopeUser, api.ScopeTenant)
+			p.Add(at+"/scope", "must be %q, %q or empty", api.ScopeUser, api.ScopeTenant)
 		}
 		if r.Env == "" && r.File == "" {
-			p.add(at, "must have an env or a file")
+			p.Add(at, "must have an env or a file")
 		}
 		if _, plain := profile.Env[r.Env]; r.Env != "" && (!validEnvName(r.Env) || reservedEnv(r.Env) || plain || envs[r.Env]) {
-			p.add(at+"/env", "is not the name of a variable, is reserved, or is given twice")
+			p.Add(at+"/env", "is not the name of a variable, is reserved, or is given twice")
 		}
 		if r.File != "" && (!validHomeFile(r.File) || files[r.File]) {
-			p.add(at+"/file", "is not a path below the home, or is given twice")
+			p.Add(at+"/file", "is not a path below the home, or is given twice")
 		}
 		envs[r.Env], files[r.File] = true, true
 	}
@@ -188,19 +188,19 @@ func (p *problems) secretRefs(pointer string, profile api.Profile) {
 // validHomeFile reports whether name is the path of a file below a home directory.
 func validHomeFile(name string) bool {
 	return name != "" && name != "." && len(name) <= maxHomePath && utf8.ValidString(name) && filepath.IsLocal(name) &&
-		path.Clean(name) == name && !strings.ContainsFunc(name, func(r rune) bool { return control(r) || r == '\\' })
+		path.Clean(name) == name && !strings.ContainsFunc(name, func(r rune) bool { return api.IsControl(r) || r == '\\' })
 }
 
 func (p *problems) servers(pointer string, servers []api.MCPServer) {
 	if len(servers) > maxServers {
-		p.add(pointer, "has %d servers; at most %d are allowed", len(servers), maxServers)
+		p.Add(pointer, "has %d servers; at most %d are allowed", len(servers), maxServers)
 		return
 	}
 	size, names := 0, map[string]bool{}
 	for i, m := range servers {
 		at := pointer + "/" + strconv.Itoa(i)
 		if !validSecretName(m.Name) || names[m.Name] {
-			p.add(at+"/name", "must be 1 to %d letters, digits, '-' and '_', and no other's", maxSecretName)
+			p.Add(at+"/name", "must be 1 to %d letters, digits, '-' and '_', and no other's", maxSecretName)
 		}
 		names[m.Name] = true
 		size += len(m.Command) + len(m.URL)
@@ -210,36 +210,36 @@ func (p *problems) servers(pointer string, servers []api.MCPServer) {
 		switch m.Type {
 		case "", "stdio":
 			if m.Command == "" || m.URL != "" || len(m.Headers) > 0 {
-				p.add(at+"/command", "a server on standard input and output has a command, and neither url nor headers")
+				p.Add(at+"/command", "a server on standard input and output has a command, and neither url nor headers")
 			}
 			p.agent(at, api.Agent{Command: append([]string{m.Command}, m.Args...)}, func(string) bool { return true })
 		case "http", "sse":
 			u, err := url.Parse(m.URL)
 			if err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Host == "" || u.User != nil {
-				p.add(at+"/url", "is not an http or https URL without a password")
+				p.Add(at+"/url", "is not an http or https URL without a password")
 			}
 			if m.Command != "" || len(m.Args) > 0 || len(m.Env) > 0 {
-				p.add(at+"/command", "a server on HTTP has neither command, args nor env")
+				p.Add(at+"/command", "a server on HTTP has neither command, args nor env")
 			}
 		default:
-			p.add(at+"/type", "must be stdio, http or sse")
+			p.Add(at+"/type", "must be stdio, http or sse")
 		}
 		p.env(at+"/env", m.Env)
 		for _, texts := range []map[string]string{m.Env, m.Headers} {
 			for k, v := range texts {
 				size += len(k) + len(v)
-				if !utf8.ValidString(v) || strings.ContainsFunc(v, control) || strings.Contains(secretMark.ReplaceAllString(v, ""), "${secret:") {
-					p.add(at+"/"+escapePointer(k), "is not one line of text, or names no secret as in ${secret:NAME}")
+				if !utf8.ValidString(v) || strings.ContainsFunc(v, api.IsControl) || strings.Contains(secretMark.ReplaceAllString(v, ""), "${secret:") {
+					p.Add(at+"/"+escapePointer(k), "is not one line of text, or names no secret as in ${secret:NAME}")
 				}
 			}
 		}
 		for k := range m.Headers {
 			if k == "" || strings.ContainsFunc(k, func(r rune) bool { return r <= ' ' || r >= 0x7f || r == ':' }) {
-				p.add(at+"/headers/"+escapePointer(k), "is not the name of a header")
+				p.Add(at+"/headers/"+escapePointer(k), "is not the name of a header")
 			}
 		}
 	}
 	if size > maxServersBytes {
-		p.add(pointer, "are %d bytes in all; at most %d are allowed", size, maxServersBytes)
+		p.Add(pointer, "are %d bytes in all; at most %d are allowed", size, maxServersBytes)
 	}
 }

@@ -45,10 +45,10 @@ func FuzzLabels(f *testing.F) {
 	f.Fuzz(func(t *testing.T, k, v string) {
 		var bad problems
 		bad.labels("/labels", map[string]string{k: v})
-		if bad.err() == nil && (k == "" || len(k) > maxLabelKey || len(v) > maxLabelValue || strings.HasPrefix(k, reservedLabels) || strings.ContainsAny(k+v, "\x00\n\r") || strings.ContainsAny(k, "= ")) {
+		if bad.Err() == nil && (k == "" || len(k) > maxLabelKey || len(v) > maxLabelValue || strings.HasPrefix(k, reservedLabels) || strings.ContainsAny(k+v, "\x00\n\r") || strings.ContainsAny(k, "= ")) {
 			t.Errorf("%q=%q was taken", k, v)
 		}
-		for _, p := range bad {
+		for _, p := range bad.Problems {
 			if !strings.HasPrefix(p.Pointer, "/labels/") || len(p.Pointer) > 300 {
 				t.Errorf("pointer %q", p.Pointer)
 			}

@@ -17,7 +17,7 @@ func (s *Service) update(ctx context.Context, req api.UpdateSessionRequest) (api
 	}
 	var bad problems
 	if req.Title != nil {
-		bad.title("/title", *req.Title)
+		bad.Line("/title", *req.Title, maxTitle)
 	}
 	if req.Labels != nil {
 		bad.labels("/labels", *req.Labels)
@@ -28,7 +28,7 @@ func (s *Service) update(ctx context.Context, req api.UpdateSessionRequest) (api
 	if req.IdleTimeout != nil {
 		bad.duration("/idle_timeout", *req.IdleTimeout)
 	}
-	if err := bad.err(); err != nil {
+	if err := bad.Err(); err != nil {
 		return api.Session{}, err
 	}
 	e, err = s.sessions.UpdateAt(ctx, e.Key, req.IfMatch, bus.Meta{Actor: p.ID, Verb: "update"}, func(rec api.SessionRecord) (api.SessionRecord, error) {

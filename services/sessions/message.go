@@ -101,21 +101,21 @@ func checkMessage(req api.SendMessageRequest) error {
 	var bad problems
 	size := len(req.Content)
 	if req.Content == "" && len(req.Attachments) == 0 {
-		bad.add("/content", "is required")
+		bad.Add("/content", "is required")
 	}
 	if !utf8.ValidString(req.Content) {
-		bad.add("/content", "is not UTF-8")
+		bad.Add("/content", "is not UTF-8")
 	}
 	for _, a := range req.Attachments {
 		size += len(a.Name) + len(a.Type) + (len(a.Data)+2)/3*4
 	}
 	if size > maxMessage {
-		bad.add("/content", "message and attachments are %d bytes; at most %d are allowed", size, maxMessage)
+		bad.Add("/content", "message and attachments are %d bytes; at most %d are allowed", size, maxMessage)
 	}
 	if len(req.IdempotencyKey) > maxKey {
-		bad.add("/idempotency_key", "must be at most %d bytes", maxKey)
+		bad.Add("/idempotency_key", "must be at most %d bytes", maxKey)
 	}
-	return bad.err()
+	return bad.Err()
 }
 
 // mayTell reports whether a session in state st takes what a person says.
@@ -151,12 +151,12 @@ func (s *Service) answer(ctx context.Context, req api.AnswerApprovalRequest) (ap
 	}
 	var bad problems
 	if req.ApprovalID == "" || len(req.ApprovalID) > maxKey || !utf8.ValidString(req.ApprovalID) {
-		bad.add("/approval_id", "is not the id of a question")
+		bad.Add("/approval_id", "is not the id of a question")
 	}
 	if req.Option == "" || len(req.Option) > maxKey || !utf8.ValidString(req.Option) {
-		bad.add("/option", "is not one of the question's options")
+		bad.Add("/option", "is not one of the question's options")
 	}
-	if err := bad.err(); err != nil {
+	if err := bad.Err(); err != nil {
 		return api.Accepted{}, err
 	}
 	if !wantsRunner(e.State.State) {

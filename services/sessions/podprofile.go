@@ -36,42 +36,42 @@ var tolerationEffects = []string{"", "NoSchedule", "PreferNoSchedule", "NoExecut
 // pod checks what a profile says about its image and its pods.
 func (p *problems) pod(prefix, image string, pod api.Pod) {
 	if len(image) > maxImage || image != "" && !imageName.MatchString(image) {
-		p.add(prefix+"/image", "is no name of an image")
+		p.Add(prefix+"/image", "is no name of an image")
 	}
 	at := prefix + "/pod"
 	items := len(pod.PullSecrets) + len(pod.NodeSelector) + len(pod.Tolerations) + len(pod.Devices) + len(pod.Labels) + len(pod.Annotations)
 	if items > maxPodItems {
-		p.add(at, "has %d entries; at most %d are allowed", items, maxPodItems)
+		p.Add(at, "has %d entries; at most %d are allowed", items, maxPodItems)
 		return
 	}
 	p.object(at+"/runtime_class", pod.RuntimeClass)
 	for i, name := range pod.PullSecrets {
 		if name == "" {
-			p.add(at+"/pull_secrets/"+strconv.Itoa(i), "is empty")
+			p.Add(at+"/pull_secrets/"+strconv.Itoa(i), "is empty")
 		}
 		p.object(at+"/pull_secrets/"+strconv.Itoa(i), name)
 	}
 	for _, k := range slices.Sorted(maps.Keys(pod.NodeSelector)) {
 		if !validQualified(k) || !labelValue.MatchString(pod.NodeSelector[k]) {
-			p.add(at+"/node_selector/"+escapePointer(k), "is no label of a node")
+			p.Add(at+"/node_selector/"+escapePointer(k), "is no label of a node")
 		}
 	}
 	for i, t := range pod.Tolerations {
 		where := at + "/tolerations/" + strconv.Itoa(i)
 		switch {
 		case t.Operator != "" && t.Operator != "Exists" && t.Operator != "Equal":
-			p.add(where+"/operator", "must be Exists or Equal")
+			p.Add(where+"/operator", "must be Exists or Equal")
 		case t.Key == "" && t.Operator != "Exists" || t.Key != "" && !validQualified(t.Key):
-			p.add(where+"/key", "is no name of a taint")
+			p.Add(where+"/key", "is no name of a taint")
 		case !labelValue.MatchString(t.Value) || t.Value != "" && t.Operator == "Exists":
-			p.add(where+"/value", "is no value of a taint")
+			p.Add(where+"/value", "is no value of a taint")
 		case !slices.Contains(tolerationEffects, t.Effect):
-			p.add(where+"/effect", "must be one of %s", strings.Join(tolerationEffects[1:], ", "))
+			p.Add(where+"/effect", "must be one of %s", strings.Join(tolerationEffects[1:], ", "))
 		}
 	}
 	for _, k := range slices.Sorted(maps.Keys(pod.Devices)) {
 		if n := pod.Devices[k]; !validQualified(k) || !strings.Contains(k, "/") || n < 1 || n > maxDevices {
-			p.add(at+"/devices/"+escapePointer(k), "must be an extended resource such as nvidia.com/gpu, and 1 to %d of it", maxDevices)
+			p.Add(at+"/devices/"+escapePointer(k), "must be an extended resource such as nvidia.com/gpu, and 1 to %d of it", maxDevices)
 		}
 	}
 	p.resources(at+"/requests", pod.Requests)
@@ -81,7 +81,7 @@ func (p *problems) pod(prefix, image string, pod api.Pod) {
 
 func (p *problems) object(pointer, name string) {
 	if len(name) > maxNameBytes || name != "" && !objectName.MatchString(name) {
-		p.add(pointer, "is no name of an object of Kubernetes")
+		p.Add(pointer, "is no name of an object of Kubernetes")
 	}
 }
 
@@ -90,7 +90,7 @@ func (p *problems) volume(pointer string, v *api.Volume) {
 		return
 	}
 	if v.Bytes < minVolume {
-		p.add(pointer+"/bytes", "must be at least %d", minVolume)
+		p.Add(pointer+"/bytes", "must be at least %d", minVolume)
 	}
 	p.object(pointer+"/storage_class", v.StorageClass)
 }
@@ -99,18 +99,18 @@ func (p *problems) volume(pointer string, v *api.Volume) {
 func (p *problems) marks(at string, pod api.Pod) {
 	for _, k := range slices.Sorted(maps.Keys(pod.Labels)) {
 		if !plainName.MatchString(k) || !labelValue.MatchString(pod.Labels[k]) {
-			p.add(at+"/labels/"+escapePointer(k), "is no label: key and value are at most 63 of letters, digits, '-', '_' and '.'")
+			p.Add(at+"/labels/"+escapePointer(k), "is no label: key and value are at most 63 of letters, digits, '-', '_' and '.'")
 		}
 	}
 	size := 0
 	for _, k := range slices.Sorted(maps.Keys(pod.Annotations)) {
 		size += len(k) + len(pod.Annotations[k])
 		if !plainName.MatchString(k) {
-			p.add(at+"/annotations/"+escapePointer(k), "is no annotation: a key is at most 63 of letters, digits, '-', '_' and '.'")
+			p.Add(at+"/annotations/"+escapePointer(k), "is no annotation: a key is at most 63 of letters, digits, '-', '_' and '.'")
 		}
 	}
 	if size > maxPodText {
-		p.add(at+"/annotations", "are %d bytes in all; at most %d are allowed", size, maxPodText)
+		p.Add(at+"/annotations", "are %d bytes in all; at most %d are allowed", size, maxPodText)
 	}
 }
 

@@ -17,7 +17,7 @@ func TestPodProfile(t *testing.T) {
 	check := func(image string, pod api.Pod) error {
 		var bad problems
 		bad.pod("", image, pod)
-		return bad.err()
+		return bad.Err()
 	}
 	for _, image := range []string{"", "debian", "registry.example:5000/a/b:1.2", "a@sha256:" + strings.Repeat("a", 64)} {
 		if err := check(image, good); err != nil {

@@ -232,29 +232,29 @@ func (p *problems) pool(pointer string, pool *api.Pool, kept bool) {
 		return
 	}
 	if !kept {
-		p.add(pointer, "the runtime keeps no pools")
+		p.Add(pointer, "the runtime keeps no pools")
 		return
 	}
 	if pool.Size < 0 || pool.Burst < 0 || pool.Size+pool.Burst > maxPool || pool.Size+pool.Burst == 0 {
-		p.add(pointer+"/size", "size and burst must be 1 to %d together", maxPool)
+		p.Add(pointer+"/size", "size and burst must be 1 to %d together", maxPool)
 	}
 	if _, err := time.LoadLocation(pool.Timezone); err != nil || pool.Timezone == "Local" {
-		p.add(pointer+"/timezone", "there is no time zone %q", clip(pool.Timezone, 40))
+		p.Add(pointer+"/timezone", "there is no time zone %q", clip(pool.Timezone, 40))
 	}
 	if len(pool.Schedule) > maxWindows {
-		p.add(pointer+"/schedule", "has %d windows; at most %d are allowed", len(pool.Schedule), maxWindows)
+		p.Add(pointer+"/schedule", "has %d windows; at most %d are allowed", len(pool.Schedule), maxWindows)
 		return
 	}
 	for i, w := range pool.Schedule {
 		at := pointer + "/schedule/" + strconv.Itoa(i)
 		for field, text := range map[string]string{"/from": w.From, "/to": w.To} {
 			if _, err := clock(text); err != nil {
-				p.add(at+field, `must be a time such as "08:30"`)
+				p.Add(at+field, `must be a time such as "08:30"`)
 			}
 		}
 		for _, d := range w.Days {
 			if !slices.Contains(weekdays, d) {
-				p.add(at+"/days", "%q is not one of mon, tue, wed, thu, fri, sat, sun", clip(d, 20))
+				p.Add(at+"/days", "%q is not one of mon, tue, wed, thu, fri, sat, sun", clip(d, 20))
 			}
 		}
 	}

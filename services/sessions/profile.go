@@ -46,13 +46,13 @@ func publicProfile(e bus.Entry[api.Profile]) api.Profile {
 func (s *Service) checkProfile(prefix string, p api.Profile) error {
 	var bad problems
 	if !api.ValidName(p.Name) {
-		bad.add(prefix+"/name", "must be 1 to 40 of a–z, 0–9 and '-'")
+		bad.Add(prefix+"/name", "must be 1 to 40 of a–z, 0–9 and '-'")
 	}
 	if len(p.Description) > maxDescription {
-		bad.add(prefix+"/description", "must be at most %d bytes", maxDescription)
+		bad.Add(prefix+"/description", "must be at most %d bytes", maxDescription)
 	}
 	if p.Agent.Kind == "" {
-		bad.add(prefix+"/agent/kind", "is required")
+		bad.Add(prefix+"/agent/kind", "is required")
 	}
 	bad.agent(prefix+"/agent", p.Agent, s.deps.Kind)
 	bad.env(prefix+"/env", p.Env)
@@ -62,29 +62,29 @@ func (s *Service) checkProfile(prefix string, p api.Profile) error {
 	bad.resources(prefix+"/resources", p.Resources)
 	bad.pod(prefix, p.Image, p.Pod)
 	if !s.deps.Info.Pods && (p.Image != "" || !reflect.DeepEqual(p.Pod, api.Pod{})) {
-		bad.add(prefix+"/image", "the %s runtime makes no pods: leave out image and pod", s.deps.Info.Name)
+		bad.Add(prefix+"/image", "the %s runtime makes no pods: leave out image and pod", s.deps.Info.Name)
 	}
 	bad.duration(prefix+"/ttl", p.TTL)
 	bad.duration(prefix+"/idle_timeout", p.IdleTimeout)
 	if p.IdleAction != "" && p.IdleAction != api.IdlePause && p.IdleAction != api.IdleStop {
-		bad.add(prefix+"/idle_action", "must be %q or %q", api.IdlePause, api.IdleStop)
+		bad.Add(prefix+"/idle_action", "must be %q or %q", api.IdlePause, api.IdleStop)
 	}
 	known := true
 	for _, name := range p.Isolation {
 		if !slices.Contains(sandbox.Known, name) {
 			known = false
-			bad.add(prefix+"/isolation", "%q is not one of %s", clip(name, 40), strings.Join(sandbox.Known, ", "))
+			bad.Add(prefix+"/isolation", "%q is not one of %s", clip(name, 40), strings.Join(sandbox.Known, ", "))
 		}
 	}
 	if lacks := s.deps.Info.Lacks(p.Isolation); known && len(lacks) > 0 {
-		bad.add(prefix+"/isolation", "the %s runtime cannot give here: %s", s.deps.Info.Name, strings.Join(lacks, ", "))
+		bad.Add(prefix+"/isolation", "the %s runtime cannot give here: %s", s.deps.Info.Name, strings.Join(lacks, ", "))
 	}
 	for _, r := range p.Roles {
 		if !r.Known() {
-			bad.add(prefix+"/roles", "%q is no role", clip(string(r), 40))
+			bad.Add(prefix+"/roles", "%q is no role", clip(string(r), 40))
 		}
 	}
-	return bad.err()
+	return bad.Err()
 }
 
 func (s *Service) createProfile(ctx context.Context, req api.Profile) (api.Profile, error) {

@@ -98,12 +98,12 @@ func (s *Service) putSecret(ctx context.Context, req api.PutSecretRequest) (api.
 	p, _ := api.PrincipalFrom(ctx)
 	var bad problems
 	if !validSecretName(req.Name) {
-		bad.add("/name", "must be 1 to %d letters, digits, '-' and '_'", maxSecretName)
+		bad.Add("/name", "must be 1 to %d letters, digits, '-' and '_'", maxSecretName)
 	}
 	if req.Value == "" || len(req.Value) > maxSecret {
-		bad.add("/value", "must be 1 to %d bytes", maxSecret)
+		bad.Add("/value", "must be 1 to %d bytes", maxSecret)
 	}
-	if err := bad.err(); err != nil {
+	if err := bad.Err(); err != nil {
 		return api.Secret{}, err
 	}
 	owner, err := holder(p, req.Scope, api.SecretWrite)

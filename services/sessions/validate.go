@@ -29,48 +29,24 @@ const (
 	reservedLabels = "agentyard.dev/"
 )
 
-// problems collects what is wrong with a request, so that a person sees all of it at once.
-type problems []api.FieldError
-
-func (p *problems) add(pointer, format string, args ...any) {
-	*p = append(*p, api.Invalid(pointer, format, args...).Fields...)
-}
-
-// err returns an invalid error that blames every field, or nil.
-func (p problems) err() error {
-	if len(p) == 0 {
-		return nil
-	}
-	texts := make([]string, 0, len(p))
-	for _, f := range p {
-		texts = append(texts, f.Pointer+": "+f.Detail)
-	}
-	return &api.Error{Code: api.CodeInvalid, Detail: strings.Join(texts, "; "), Fields: p}
-}
-
-func (p *problems) title(pointer, s string) {
-	if utf8.RuneCountInString(s) > maxTitle || !utf8.ValidString(s) || strings.ContainsFunc(s, control) {
-		p.add(pointer, "must be one line of at most %d characters", maxTitle)
-	}
-}
-
-func control(r rune) bool { return r < ' ' || r == 0x7f }
+// problems are those of a request, with the checks of what sessions and profiles hold.
+type problems struct{ api.Problems }
 
 // labels checks labels as a request gives them.
 func (p *problems) labels(pointer string, labels map[string]string) {
 	if len(labels) > maxLabels {
-		p.add(pointer, "has %d labels; at most %d are allowed", len(labels), maxLabels)
+		p.Add(pointer, "has %d labels; at most %d are allowed", len(labels), maxLabels)
 		return
 	}
 	for _, k := range slices.Sorted(maps.Keys(labels)) {
 		at := pointer + "/" + escapePointer(k)
 		if !validLabelKey(k) {
-			p.add(at, "a label's key is 1 to %d of letters, digits, '-', '_', '.' and '/'", maxLabelKey)
+			p.Add(at, "a label's key is 1 to %d of letters, digits, '-', '_', '.' and '/'", maxLabelKey)
 		} else if strings.HasPrefix(k, reservedLabels) {
-			p.add(at, "keys that begin with %s are reserved", reservedLabels)
+			p.Add(at, "keys that begin with %s are reserved", reservedLabels)
 		}
-		if v := labels[k]; len(v) > maxLabelValue || !utf8.ValidString(v) || strings.ContainsFunc(v, control) {
-			p.add(at, "a label's value is one line of at most %d bytes", maxLabelValue)
+		if v := labels[k]; len(v) > maxLabelValue || !utf8.ValidString(v) || strings.ContainsFunc(v, api.IsControl) {
+			p.Add(at, "a label's value is one line of at most %d bytes", maxLabelValue)
 		}
 	}
 }
@@ -95,7 +71,7 @@ func alphanumeric(c byte) bool {
 // run code in another, and AGENTYARD_* are the system's own.
 func (p *problems) env(pointer string, env map[string]string) {
 	if len(env) > maxEnv {
-		p.add(pointer, "has %d variables; at most %d are allowed", len(env), maxEnv)
+		p.Add(pointer, "has %d variables; at most %d are allowed", len(env), maxEnv)
 		return
 	}
 	size := 0
@@ -104,15 +80,15 @@ func (p *problems) env(pointer string, env map[string]string) {
 		size += len(k) + len(env[k])
 		switch {
 		case !validEnvName(k):
-			p.add(at, "a variable's name is letters, digits and '_', not beginning with a digit")
+			p.Add(at, "a variable's name is letters, digits and '_', not beginning with a digit")
 		case reservedEnv(k):
-			p.add(at, "this variable is reserved")
+			p.Add(at, "this variable is reserved")
 		case strings.ContainsRune(env[k], 0) || !utf8.ValidString(env[k]):
-			p.add(at, "the value is not text")
+			p.Add(at, "the value is not text")
 		}
 	}
 	if size > maxEnvBytes {
-		p.add(pointer, "is %d bytes in all; at most %d are allowed", size, maxEnvBytes)
+		p.Add(pointer, "is %d bytes in all; at most %d are allowed", size, maxEnvBytes)
 	}
 }
 
@@ -136,25 +112,25 @@ func reservedEnv(k string) bool {
 // duration checks a ttl or an idle timeout; zero means the default.
 func (p *problems) duration(pointer string, d api.Duration) {
 	if d < 0 || d.D() > maxDuration {
-		p.add(pointer, "must be between 0s and %s", maxDuration)
+		p.Add(pointer, "must be between 0s and %s", maxDuration)
 	} else if d != 0 && d.D() < time.Second {
-		p.add(pointer, "must be at least 1s")
+		p.Add(pointer, "must be at least 1s")
 	}
 }
 
 // agent checks the choice of an agent. Kind may be empty, for a default.
 func (p *problems) agent(pointer string, a api.Agent, kinds func(string) bool) {
 	if a.Kind != "" && !kinds(a.Kind) {
-		p.add(pointer+"/kind", "%q is no kind of agent that this yard knows", clip(a.Kind, 40))
+		p.Add(pointer+"/kind", "%q is no kind of agent that this yard knows", clip(a.Kind, 40))
 	}
 	for field, words := range map[string][]string{"/command": a.Command, "/args": a.Args} {
 		if len(words) > maxArgs {
-			p.add(pointer+field, "has %d words; at most %d are allowed", len(words), maxArgs)
+			p.Add(pointer+field, "has %d words; at most %d are allowed", len(words), maxArgs)
 			continue
 		}
 		for i, w := range words {
 			if len(w) > maxArgBytes || strings.ContainsRune(w, 0) || !utf8.ValidString(w) || (i == 0 && field == "/command" && w == "") {
-				p.add(pointer+field+"/"+strconv.Itoa(i), "must be text of at most %d bytes", maxArgBytes)
+				p.Add(pointer+field+"/"+strconv.Itoa(i), "must be text of at most %d bytes", maxArgBytes)
 			}
 		}
 	}
@@ -162,13 +138,13 @@ func (p *problems) agent(pointer string, a api.Agent, kinds func(string) bool) {
 
 func (p *problems) resources(pointer string, r api.Resources) {
 	if r.CPUs < 0 || r.CPUs > 1024 {
-		p.add(pointer+"/cpus", "must be between 0 and 1024")
+		p.Add(pointer+"/cpus", "must be between 0 and 1024")
 	}
 	if r.MemoryBytes < 0 || r.MemoryBytes > 0 && r.MemoryBytes < 16<<20 {
-		p.add(pointer+"/memory_bytes", "must be 0 or at least 16 MiB")
+		p.Add(pointer+"/memory_bytes", "must be 0 or at least 16 MiB")
 	}
 	if r.Processes < 0 || r.Processes > 0 && r.Processes < 16 {
-		p.add(pointer+"/processes", "must be 0 or at least 16")
+		p.Add(pointer+"/processes", "must be 0 or at least 16")
 	}
 }
 
@@ -177,15 +153,15 @@ func (p *problems) repository(ctx context.Context, pointer string, r *api.Reposi
 		return
 	}
 	if r.URL == "" {
-		p.add(pointer+"/url", "is required")
+		p.Add(pointer+"/url", "is required")
 	} else if err := check(ctx, r.URL); err != nil {
-		p.add(pointer+"/url", "%s", detailOf(err))
+		p.Add(pointer+"/url", "%s", detailOf(err))
 	}
-	if len(r.Ref) > 255 || strings.HasPrefix(r.Ref, "-") || strings.ContainsFunc(r.Ref, func(c rune) bool { return control(c) || c == ' ' }) {
-		p.add(pointer+"/ref", "is not the name of a branch, a tag or a commit")
+	if len(r.Ref) > 255 || strings.HasPrefix(r.Ref, "-") || strings.ContainsFunc(r.Ref, func(c rune) bool { return api.IsControl(c) || c == ' ' }) {
+		p.Add(pointer+"/ref", "is not the name of a branch, a tag or a commit")
 	}
 	if r.Depth < -1 {
-		p.add(pointer+"/depth", "must be -1 (all history), 0 or above")
+		p.Add(pointer+"/depth", "must be -1 (all history), 0 or above")
 	}
 }
 
@@ -201,9 +177,9 @@ func detailOf(err error) string {
 	return err.Error()
 }
 
-// escapePointer escapes one token of a JSON pointer (RFC 6901).
+// escapePointer escapes one token of a JSON pointer, and bounds it.
 func escapePointer(s string) string {
-	return strings.NewReplacer("~", "~0", "/", "~1").Replace(clip(s, maxLabelKey+1))
+	return api.PointerToken(clip(s, maxLabelKey+1))
 }
 
 // clip shortens s to at most n bytes at the boundary of a character.
