@@ -15,13 +15,13 @@ import (
 	"hash/fnv"
 	"log/slog"
 	"net/http"
-	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"agentyard.dev/libs/api"
 	"agentyard.dev/libs/bus"
+	"agentyard.dev/libs/parts"
 	"agentyard.dev/libs/rpc"
 	"agentyard.dev/services/scheduler/schedule"
 	"agentyard.dev/services/scheduler/webhook"
@@ -118,47 +118,32 @@ func (s *Service) Run(ctx context.Context) error {
 		}
 		return err
 	}
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	var parts sync.WaitGroup
-	defer parts.Wait()
-	defer cancel(nil)
-	part := func(name string, run func(context.Context) error) {
-		parts.Go(func() {
-			if err := run(ctx); err != nil && ctx.Err() == nil {
-				cancel(fmt.Errorf("%s: %w", name, err))
-			}
-		})
-	}
-	part("follow queues", s.byName.Run)
-	part("follow sessions", s.sessions.Run)
-	part("follow tasks", s.view.Run)
+	group, ctx := parts.New(ctx)
+	defer group.Stop()
+	group.Go("follow queues", s.byName.Run)
+	group.Go("follow sessions", s.sessions.Run)
+	group.Go("follow tasks", s.view.Run)
 	// The stream of sessions is another service's, which may not have started yet: dispatching waits for it, answering does not.
-	for _, loaded := range []<-chan struct{}{s.byName.Ready(), s.view.Ready()} {
-		select {
-		case <-loaded:
-		case <-ctx.Done():
-			return cause(ctx)
-		}
+	if !group.Await(s.byName.Ready(), s.view.Ready()) {
+		return group.Wait()
 	}
-	part("keep schedules", s.schedules.Run)
-	part("keep webhooks", s.webhooks.Run)
+	group.Go("keep schedules", s.schedules.Run)
+	group.Go("keep webhooks", s.webhooks.Run)
 	if err := errors.Join(s.schedules.Ready(ctx), s.webhooks.Ready(ctx)); err != nil {
-		return cause(ctx)
+		return group.Wait()
 	}
 	for _, sh := range s.shards {
-		part("dispatch", func(ctx context.Context) error { return s.lead(ctx, sh) })
+		group.Go("dispatch", func(ctx context.Context) error { return s.lead(ctx, sh) })
 	}
 	server := rpc.NewServer(s.deps.Bus, rpc.ServerConfig{
 		Service: "scheduler", Auth: s.deps.Auth, Logger: s.log, Metrics: s.deps.Metrics, Denied: s.deps.Denied,
 	})
 	s.register(server)
-	part("serve", server.Run)
+	group.Go("serve", server.Run)
 	if err := server.Ready(ctx); err == nil {
 		close(s.ready)
 	}
-	<-ctx.Done()
-	return cause(ctx)
+	return group.Wait()
 }
 
 // lead competes for a shard's lease and dispatches its queues while it is held.
@@ -170,14 +155,6 @@ func (s *Service) lead(ctx context.Context, sh *shard) error {
 	}
 	lease := bus.NewLease(s.deps.Bus, bus.LeaseConfig{Service: "scheduler", Name: fmt.Sprintf("shard-%d", sh.number), Holder: s.id})
 	return lease.Run(ctx, func(ctx context.Context, _ uint64) { sh.lead(ctx) })
-}
-
-// cause returns why ctx ended, or nil when it was merely told to.
-func cause(ctx context.Context) error {
-	if err := context.Cause(ctx); !errors.Is(err, context.Canceled) {
-		return err
-	}
-	return nil
 }
 
 func (s *Service) open(ctx context.Context) (err error) {

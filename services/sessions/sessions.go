@@ -14,10 +14,8 @@ import (
 	"crypto/rand"
 	"encoding/base64"
 	"errors"
-	"fmt"
 	"log/slog"
 	"strconv"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -25,6 +23,7 @@ import (
 
 	"agentyard.dev/libs/api"
 	"agentyard.dev/libs/bus"
+	"agentyard.dev/libs/parts"
 	"agentyard.dev/libs/rpc"
 	"agentyard.dev/services/sessions/seal"
 )
@@ -123,69 +122,46 @@ func (s *Service) Run(ctx context.Context) error {
 		}
 		return err
 	}
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	var parts sync.WaitGroup
-	defer parts.Wait()
-	defer cancel(nil)
-	part := func(name string, run func(context.Context) error) {
-		parts.Go(func() {
-			if err := run(ctx); err != nil && ctx.Err() == nil {
-				cancel(fmt.Errorf("%s: %w", name, err))
-			}
-		})
-	}
+	group, ctx := parts.New(ctx)
+	defer group.Stop()
 	users := bus.ReadLedger[limits](s.deps.Conn, "users").View(bus.ViewConfig[limits]{})
 	tenants := bus.ReadLedger[limits](s.deps.Conn, "tenants").View(bus.ViewConfig[limits]{})
 	s.quotas = &quotas{cfg: s.cfg, view: s.view, users: users, tenants: tenants, creating: map[string]map[bus.Key]int{}}
-	part("follow sessions", s.view.Run)
-	part("follow profiles", s.byName.Run)
-	part("follow secrets", s.secretView.Run)
-	part("follow credentials", s.credentialView.Run)
-	part("follow users", users.Run)
-	part("follow tenants", tenants.Run)
-	for _, loaded := range []<-chan struct{}{s.view.Ready(), s.byName.Ready(), s.secretView.Ready(), s.credentialView.Ready()} {
-		select {
-		case <-loaded:
-		case <-ctx.Done():
-			return cause(ctx)
-		}
+	group.Go("follow sessions", s.view.Run)
+	group.Go("follow profiles", s.byName.Run)
+	group.Go("follow secrets", s.secretView.Run)
+	group.Go("follow credentials", s.credentialView.Run)
+	group.Go("follow users", users.Run)
+	group.Go("follow tenants", tenants.Run)
+	if !group.Await(s.view.Ready(), s.byName.Ready(), s.secretView.Ready(), s.credentialView.Ready()) {
+		return group.Wait()
 	}
-	part("watch runners", s.watchExits)
-	part("tidy", s.tidy)
-	part("write reports", func(ctx context.Context) error {
+	group.Go("watch runners", s.watchExits)
+	group.Go("tidy", s.tidy)
+	group.Go("write reports", func(ctx context.Context) error {
 		s.reports.run(ctx, reportWriters, s.flushReport)
 		return nil
 	})
 	if s.deps.Info.Shared {
-		part("compete", s.compete)
+		group.Go("compete", s.compete)
 	} else {
 		if err := s.begin(ctx); err != nil {
 			if ctx.Err() != nil {
-				return cause(ctx)
+				return group.Wait()
 			}
 			return err
 		}
-		part("reconcile", s.lead)
+		group.Go("reconcile", s.lead)
 	}
 	server := rpc.NewServer(s.deps.Conn, rpc.ServerConfig{
 		Service: "sessions", Auth: s.deps.Auth, Logger: s.log, Metrics: s.deps.Metrics, Denied: s.deps.Denied,
 	})
 	s.register(server)
-	part("serve", server.Run)
+	group.Go("serve", server.Run)
 	if err := server.Ready(ctx); err == nil {
 		close(s.ready)
 	}
-	<-ctx.Done()
-	return cause(ctx)
-}
-
-// cause returns why ctx ended, or nil when it was merely told to.
-func cause(ctx context.Context) error {
-	if err := context.Cause(ctx); !errors.Is(err, context.Canceled) {
-		return err
-	}
-	return nil
+	return group.Wait()
 }
 
 func (s *Service) open(ctx context.Context) (err error) {

@@ -8,7 +8,6 @@ package tcagent
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -17,6 +16,7 @@ import (
 
 	"agentyard.dev/libs/api"
 	"agentyard.dev/libs/bus"
+	"agentyard.dev/libs/parts"
 	"agentyard.dev/libs/tc"
 	"agentyard.dev/libs/tc/kernel"
 )
@@ -76,30 +76,16 @@ func (s *Service) Run(ctx context.Context) error {
 	if s.kernel != nil {
 		defer func() { _ = s.kernel.Close() }()
 	}
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	var parts sync.WaitGroup
-	defer parts.Wait()
-	defer cancel(nil)
-	part := func(name string, run func(context.Context) error) {
-		parts.Go(func() {
-			if err := run(ctx); err != nil && ctx.Err() == nil {
-				cancel(fmt.Errorf("%s: %w", name, err))
-			}
-		})
-	}
-	part("enforce", s.enforce)
-	part("follow plans", s.follow)
-	part("report", s.report)
+	group, ctx := parts.New(ctx)
+	defer group.Stop()
+	group.Go("enforce", s.enforce)
+	group.Go("follow plans", s.follow)
+	group.Go("report", s.report)
 	if s.kernel != nil {
-		part("watch", s.watch)
-		part("count", s.count)
+		group.Go("watch", s.watch)
+		group.Go("count", s.count)
 	}
-	<-ctx.Done()
-	if err := context.Cause(ctx); !errors.Is(err, context.Canceled) {
-		return err
-	}
-	return nil
+	return group.Wait()
 }
 
 // open probes the kernel and takes up the plans that an agent before this one accepted.

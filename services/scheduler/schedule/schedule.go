@@ -17,6 +17,7 @@ import (
 
 	"agentyard.dev/libs/api"
 	"agentyard.dev/libs/bus"
+	"agentyard.dev/libs/parts"
 )
 
 // Tasks is what schedules need of tasks.
@@ -148,31 +149,14 @@ func (s *Service) Ready(ctx context.Context) error {
 
 // Run follows the ledger, and fires while it holds the lease, until ctx ends.
 func (s *Service) Run(ctx context.Context) error {
-	var parts sync.WaitGroup
-	defer parts.Wait()
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	failed := make(chan error, 1)
-	parts.Go(func() {
-		if err := s.view.Run(ctx); err != nil {
-			failed <- err
-			cancel()
-		}
-	})
-	select {
-	case <-s.view.Ready():
-	case <-ctx.Done():
+	group, ctx := parts.New(ctx)
+	defer group.Stop()
+	group.Go("follow schedules", s.view.Run)
+	if group.Await(s.view.Ready()) {
+		lease := bus.NewLease(s.deps.Bus, bus.LeaseConfig{Service: "scheduler", Name: "schedules", Holder: s.deps.Holder, TTL: s.deps.LeaseTTL})
+		group.Go("fire schedules", func(ctx context.Context) error { return lease.Run(ctx, s.lead) })
 	}
-	lease := bus.NewLease(s.deps.Bus, bus.LeaseConfig{Service: "scheduler", Name: "schedules", Holder: s.deps.Holder, TTL: s.deps.LeaseTTL})
-	err := lease.Run(ctx, s.lead)
-	cancel()
-	parts.Wait()
-	select {
-	case ferr := <-failed:
-		return ferr
-	default:
-		return err
-	}
+	return group.Wait()
 }
 
 // TaskEnded tells that a task which the schedule made has ended. It does not block.

@@ -10,7 +10,6 @@ package webhook
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"net/http"
 	"sync"
@@ -18,6 +17,7 @@ import (
 
 	"agentyard.dev/libs/api"
 	"agentyard.dev/libs/bus"
+	"agentyard.dev/libs/parts"
 )
 
 // Clock is the time, and a way to wait for it.
@@ -149,37 +149,24 @@ func (s *Service) Changed() {
 
 // Run follows the ledgers, and serves webhooks while it holds the lease, until ctx ends.
 func (s *Service) Run(ctx context.Context) error {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	var parts sync.WaitGroup
-	defer parts.Wait()
-	defer cancel(nil)
-	part := func(run func(context.Context) error) {
-		parts.Go(func() {
-			if err := run(ctx); err != nil && ctx.Err() == nil {
-				cancel(err)
-			}
-		})
-	}
-	part(s.byName.Run)
-	part(s.view.Run)
-	if s.Ready(ctx) == nil {
+	group, ctx := parts.New(ctx)
+	defer group.Stop()
+	group.Go("follow webhooks", s.byName.Run)
+	group.Go("follow deliveries", s.view.Run)
+	if group.Await(s.byName.Ready(), s.view.Ready()) {
 		lease := bus.NewLease(s.deps.Bus, bus.LeaseConfig{Service: "scheduler", Name: "webhooks", Holder: s.deps.Holder, TTL: s.deps.LeaseTTL})
-		part(func(ctx context.Context) error { return lease.Run(ctx, s.lead) })
+		group.Go("serve webhooks", func(ctx context.Context) error { return lease.Run(ctx, s.lead) })
 	}
 	<-ctx.Done()
 	s.client.CloseIdleConnections()
-	if err := context.Cause(ctx); !errors.Is(err, context.Canceled) {
-		return err
-	}
-	return nil
+	return group.Wait()
 }
 
 // lead serves until ctx ends.
 func (s *Service) lead(ctx context.Context, _ uint64) {
 	s.log.InfoContext(ctx, "serves webhooks")
-	var parts sync.WaitGroup
-	parts.Go(func() { s.follow(ctx) })
-	parts.Go(func() { s.sender.run(ctx) })
-	parts.Wait()
+	var work sync.WaitGroup
+	work.Go(func() { s.follow(ctx) })
+	work.Go(func() { s.sender.run(ctx) })
+	work.Wait()
 }

@@ -7,14 +7,11 @@ package controller
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"log/slog"
 	"net/netip"
 	"net/url"
 	"os"
 	"strconv"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -22,6 +19,7 @@ import (
 
 	"agentyard.dev/libs/api"
 	"agentyard.dev/libs/bus"
+	"agentyard.dev/libs/parts"
 	"agentyard.dev/libs/rpc"
 )
 
@@ -125,50 +123,27 @@ func (c *Controller) Run(ctx context.Context) error {
 		}
 		return err
 	}
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	var parts sync.WaitGroup
-	defer parts.Wait()
-	defer cancel(nil)
-	part := func(name string, run func(context.Context) error) {
-		parts.Go(func() {
-			if err := run(ctx); err != nil && ctx.Err() == nil {
-				cancel(fmt.Errorf("%s: %w", name, err))
-			}
-		})
-	}
-	part("follow policies", c.byName.Run)
-	part("follow plans", c.planned.Run)
-	part("follow nodes", c.nodes.Run)
-	part("follow sessions", c.sessions.Run)
-	part("follow counters", c.listen)
+	group, ctx := parts.New(ctx)
+	defer group.Stop()
+	group.Go("follow policies", c.byName.Run)
+	group.Go("follow plans", c.planned.Run)
+	group.Go("follow nodes", c.nodes.Run)
+	group.Go("follow sessions", c.sessions.Run)
+	group.Go("follow counters", c.listen)
 	// Sessions are another's ledger, which may not be there yet: operations on policies do not wait for it.
-	for _, loaded := range []<-chan struct{}{c.byName.Ready(), c.planned.Ready(), c.nodes.Ready()} {
-		select {
-		case <-loaded:
-		case <-ctx.Done():
-			return cause(ctx)
-		}
+	if !group.Await(c.byName.Ready(), c.planned.Ready(), c.nodes.Ready()) {
+		return group.Wait()
 	}
-	part("compete", c.compete)
+	group.Go("compete", c.compete)
 	server := rpc.NewServer(c.deps.Bus, rpc.ServerConfig{
 		Service: "tcagent", Auth: c.deps.Auth, Logger: c.log, Metrics: c.deps.Metrics, Denied: c.deps.Denied,
 	})
 	c.register(server)
-	part("serve", server.Run)
+	group.Go("serve", server.Run)
 	if err := server.Ready(ctx); err == nil {
 		close(c.ready)
 	}
-	<-ctx.Done()
-	return cause(ctx)
-}
-
-// cause returns why ctx ended, or nil when it was merely told to.
-func cause(ctx context.Context) error {
-	if err := context.Cause(ctx); !errors.Is(err, context.Canceled) {
-		return err
-	}
-	return nil
+	return group.Wait()
 }
 
 // planHistory is how many of a session's plans are kept.
