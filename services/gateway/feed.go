@@ -22,7 +22,7 @@ const maxPending = 1024
 // and so costs at most maxPending keys.
 type feed struct {
 	mu      sync.Mutex
-	readers map[*feedReader]struct{}
+	readers map[string]map[*feedReader]struct{} // by tenant: a change costs nothing for another's readers
 }
 
 type feedReader struct {
@@ -34,30 +34,34 @@ type feedReader struct {
 	over    bool // more changed than pending holds
 }
 
-func newFeed() *feed { return &feed{readers: map[*feedReader]struct{}{}} }
+func newFeed() *feed { return &feed{readers: map[string]map[*feedReader]struct{}{}} }
 
 func (f *feed) join(tenant string) *feedReader {
 	r := &feedReader{tenant: tenant, wake: make(chan struct{}, 1), pending: map[bus.Key]struct{}{}}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.readers[r] = struct{}{}
+	if f.readers[tenant] == nil {
+		f.readers[tenant] = map[*feedReader]struct{}{}
+	}
+	f.readers[tenant][r] = struct{}{}
 	return r
 }
 
 func (f *feed) leave(r *feedReader) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	delete(f.readers, r)
+	delete(f.readers[r.tenant], r)
+	if len(f.readers[r.tenant]) == 0 {
+		delete(f.readers, r.tenant)
+	}
 }
 
 // notify tells the tenant's readers that key changed. It does not block.
 func (f *feed) notify(key bus.Key) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for r := range f.readers {
-		if r.tenant == key.Tenant {
-			r.notify(key)
-		}
+	for r := range f.readers[key.Tenant] {
+		r.notify(key)
 	}
 }
 

@@ -27,7 +27,22 @@ type row struct {
 	to   endpoint // where its runner serves; zero: nowhere
 }
 
-const byTenant = "tenant"
+// The indexes of what may be caught up with.
+const (
+	byTenant = "tenant"
+	byOwner  = "owner" // tenant/owner
+)
+
+func ownerValue(tenant, owner string) string { return tenant + "/" + owner }
+
+// among returns the index that lists what p may see with read, and little else: a catch-up costs who may see their own only nothing
+// for what others own.
+func among(p api.Principal, read api.Permission) (index, value string) {
+	if p.Can(read.Any()) {
+		return byTenant, p.Tenant
+	}
+	return byOwner, ownerValue(p.Tenant, p.ID)
+}
 
 // newTable returns an empty table. changed is called after each change was applied, in order; a nil now says that the
 // session was purged or deleted.
@@ -37,6 +52,9 @@ func newTable(c *bus.Conn, changed func(old, now *row)) *table {
 	t.view = ledger.View(bus.ViewConfig[api.SessionRecord]{
 		Indexes: map[string]func(bus.Entry[api.SessionRecord]) []string{
 			byTenant: func(e bus.Entry[api.SessionRecord]) []string { return []string{e.Key.Tenant} },
+			byOwner: func(e bus.Entry[api.SessionRecord]) []string {
+				return []string{ownerValue(e.Key.Tenant, e.State.Owner)}
+			},
 		},
 		OnChange: func(_ *bus.Entry[api.SessionRecord], now bus.Entry[api.SessionRecord]) {
 			old, row := t.apply(now)
@@ -105,7 +123,8 @@ func (t *table) find(p api.Principal, id string, want api.Permission) (*row, err
 // since returns the sessions that p may see whose newest change is after rev.
 func (t *table) since(p api.Principal, rev uint64) []*row {
 	var rows []*row
-	for _, e := range t.view.List(byTenant, p.Tenant, 0, maxVisible, func(e bus.Entry[api.SessionRecord]) bool {
+	index, value := among(p, api.SessionRead)
+	for _, e := range t.view.List(index, value, 0, maxVisible, func(e bus.Entry[api.SessionRecord]) bool {
 		return e.Rev > rev && p.CanOn(api.SessionRead, e.Key.Tenant, e.State.Owner)
 	}) {
 		if r, ok := t.get(e.Key); ok && r.rev > rev {

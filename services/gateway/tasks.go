@@ -48,7 +48,10 @@ type tasks struct {
 func newTasks(c *bus.Conn, changed func(bus.Key)) *tasks {
 	t := &tasks{ledger: bus.ReadLedger[api.TaskRecord](c, "tasks")}
 	t.view = bus.ReadLedger[taskRow](c, "tasks").View(bus.ViewConfig[taskRow]{
-		Indexes: map[string]func(bus.Entry[taskRow]) []string{byTenant: func(e bus.Entry[taskRow]) []string { return []string{e.Key.Tenant} }},
+		Indexes: map[string]func(bus.Entry[taskRow]) []string{
+			byTenant: func(e bus.Entry[taskRow]) []string { return []string{e.Key.Tenant} },
+			byOwner:  func(e bus.Entry[taskRow]) []string { return []string{ownerValue(e.Key.Tenant, e.State.Owner)} },
+		},
 		OnChange: func(_ *bus.Entry[taskRow], now bus.Entry[taskRow]) {
 			t.head.Store(max(t.head.Load(), now.Rev))
 			changed(now.Key)
@@ -63,7 +66,8 @@ func (t *tasks) since(p api.Principal, rev uint64, keys []bus.Key, all bool) []b
 		return e.Rev > rev && p.CanOn(api.TaskRead, e.Key.Tenant, e.State.Owner)
 	}
 	if all {
-		return t.view.List(byTenant, p.Tenant, 0, maxVisible, keep)
+		index, value := among(p, api.TaskRead)
+		return t.view.List(index, value, 0, maxVisible, keep)
 	}
 	var out []bus.Entry[taskRow]
 	for _, k := range keys {
