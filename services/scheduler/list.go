@@ -19,7 +19,7 @@ func (s *Service) list(ctx context.Context, req api.ListTasksRequest) (api.Page[
 	if err != nil {
 		return page, err
 	}
-	before, err := decodeCursor(cursorTasks, req.Cursor)
+	before, err := api.DecodeCursor(cursorTasks, req.Cursor)
 	if err != nil {
 		return page, err
 	}
@@ -45,7 +45,7 @@ func (s *Service) page(cursor byte, index, value string, before uint64, limit in
 	entries := s.view.List(index, value, before, limit+1, keep)
 	if len(entries) > limit {
 		entries = entries[:limit]
-		page.NextCursor = encodeCursor(cursor, entries[limit-1].Created)
+		page.NextCursor = api.EncodeCursor(cursor, entries[limit-1].Created)
 	}
 	for _, e := range entries {
 		page.Items = append(page.Items, s.public(e))
@@ -135,7 +135,7 @@ func (s *Service) history(ctx context.Context, req api.HistoryRequest) (api.Page
 	if err != nil {
 		return page, err
 	}
-	after, err := decodeCursor(cursorHistory, req.Cursor)
+	after, err := api.DecodeCursor(cursorHistory, req.Cursor)
 	if err != nil {
 		return page, err
 	}
@@ -145,7 +145,7 @@ func (s *Service) history(ctx context.Context, req api.HistoryRequest) (api.Page
 	}
 	if len(changes) > limit {
 		changes = changes[:limit]
-		page.NextCursor = encodeCursor(cursorHistory, changes[limit-1].Rev)
+		page.NextCursor = api.EncodeCursor(cursorHistory, changes[limit-1].Rev)
 	}
 	for _, c := range changes {
 		page.Items = append(page.Items, api.Change[api.Task]{
@@ -176,7 +176,7 @@ func (s *Service) deadLetters(ctx context.Context, req api.DeadLettersRequest) (
 	if err != nil {
 		return page, err
 	}
-	before, err := decodeCursor(cursorDead, req.Cursor)
+	before, err := api.DecodeCursor(cursorDead, req.Cursor)
 	if err != nil {
 		return page, err
 	}

@@ -117,7 +117,7 @@ func (s *Service) listQueues(_ context.Context, req api.List) (api.Page[api.Queu
 	if err != nil {
 		return page, err
 	}
-	before, err := decodeCursor(cursorQueues, req.Cursor)
+	before, err := api.DecodeCursor(cursorQueues, req.Cursor)
 	if err != nil {
 		return page, err
 	}
@@ -127,7 +127,7 @@ func (s *Service) listQueues(_ context.Context, req api.List) (api.Page[api.Queu
 	entries := s.byName.List(indexTenant, api.HomeTenant, before, limit+1, nil)
 	if len(entries) > limit {
 		entries = entries[:limit]
-		page.NextCursor = encodeCursor(cursorQueues, entries[limit-1].Created)
+		page.NextCursor = api.EncodeCursor(cursorQueues, entries[limit-1].Created)
 	}
 	for _, e := range entries {
 		q, _ := answerQueue(e, nil)

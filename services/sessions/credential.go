@@ -190,14 +190,14 @@ func (s *Service) listCredentials(ctx context.Context, req api.List) (api.Page[a
 	if err != nil {
 		return page, err
 	}
-	before, err := decodeCursor(cursorCredentials, req.Cursor)
+	before, err := api.DecodeCursor(cursorCredentials, req.Cursor)
 	if err != nil {
 		return page, err
 	}
 	entries := s.credentialView.List(indexHolder, holderValue(p.Tenant, p.ID), before, limit+1, nil)
 	if len(entries) > limit {
 		entries = entries[:limit]
-		page.NextCursor = encodeCursor(cursorCredentials, entries[limit-1].Created)
+		page.NextCursor = api.EncodeCursor(cursorCredentials, entries[limit-1].Created)
 	}
 	for _, e := range entries {
 		page.Items = append(page.Items, e.State.Credential)

@@ -10,33 +10,6 @@ import (
 	"agentyard.dev/services/sessions/sandbox"
 )
 
-func FuzzCursor(f *testing.F) {
-	for _, kind := range []byte{cursorSessions, cursorHistory, cursorMessages, cursorProfiles} {
-		for _, n := range []uint64{0, 1, 127, 128, 1 << 40, 1<<64 - 1} {
-			c := encodeCursor(kind, n)
-			if got, err := decodeCursor(kind, c); err != nil || got != n {
-				f.Fatalf("%q: %d, %v", c, got, err)
-			}
-			if _, err := decodeCursor(kind^1, c); api.CodeOf(err) != api.CodeInvalid {
-				f.Fatalf("%q is taken for another list's", c)
-			}
-			f.Add(c)
-		}
-	}
-	f.Add("AXMB=")
-	f.Add("AXOAAQ")
-	f.Fuzz(func(t *testing.T, c string) {
-		n, err := decodeCursor(cursorSessions, c)
-		switch {
-		case c == "" && n == 0 && err == nil:
-		case err != nil && api.CodeOf(err) != api.CodeInvalid:
-			t.Errorf("%q: %v", c, err)
-		case err == nil && encodeCursor(cursorSessions, n) != c:
-			t.Errorf("%q and %q are the same position", c, encodeCursor(cursorSessions, n))
-		}
-	})
-}
-
 func FuzzLabels(f *testing.F) {
 	f.Add("team", "red")
 	f.Add("agentyard.dev/x", "")

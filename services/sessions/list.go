@@ -17,7 +17,7 @@ func (s *Service) list(ctx context.Context, req api.ListSessionsRequest) (api.Pa
 	if err != nil {
 		return page, err
 	}
-	before, err := decodeCursor(cursorSessions, req.Cursor)
+	before, err := api.DecodeCursor(cursorSessions, req.Cursor)
 	if err != nil {
 		return page, err
 	}
@@ -37,7 +37,7 @@ func (s *Service) list(ctx context.Context, req api.ListSessionsRequest) (api.Pa
 	entries := s.view.List(index, value, before, limit+1, keep)
 	if len(entries) > limit {
 		entries = entries[:limit]
-		page.NextCursor = encodeCursor(cursorSessions, entries[limit-1].Created)
+		page.NextCursor = api.EncodeCursor(cursorSessions, entries[limit-1].Created)
 	}
 	for _, e := range entries {
 		page.Items = append(page.Items, public(e))
@@ -103,7 +103,7 @@ func (s *Service) history(ctx context.Context, req api.HistoryRequest) (api.Page
 	if err != nil {
 		return page, err
 	}
-	after, err := decodeCursor(cursorHistory, req.Cursor)
+	after, err := api.DecodeCursor(cursorHistory, req.Cursor)
 	if err != nil {
 		return page, err
 	}
@@ -113,7 +113,7 @@ func (s *Service) history(ctx context.Context, req api.HistoryRequest) (api.Page
 	}
 	if len(changes) > limit {
 		changes = changes[:limit]
-		page.NextCursor = encodeCursor(cursorHistory, changes[limit-1].Rev)
+		page.NextCursor = api.EncodeCursor(cursorHistory, changes[limit-1].Rev)
 	}
 	for _, c := range changes {
 		state := c.State.Session

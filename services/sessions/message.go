@@ -207,7 +207,7 @@ func (s *Service) messages(ctx context.Context, req api.ListMessagesRequest) (ap
 	if err != nil {
 		return page, err
 	}
-	after, err := decodeCursor(cursorMessages, req.Cursor)
+	after, err := api.DecodeCursor(cursorMessages, req.Cursor)
 	if err != nil {
 		return page, err
 	}
@@ -219,7 +219,7 @@ func (s *Service) messages(ctx context.Context, req api.ListMessagesRequest) (ap
 		for _, ev := range evs {
 			m, ok := messageOf(ev)
 			if ok && len(page.Items) == limit {
-				page.NextCursor = encodeCursor(cursorMessages, after)
+				page.NextCursor = api.EncodeCursor(cursorMessages, after)
 				return page, nil
 			}
 			after = max(after, ev.Seq, ev.To)
@@ -231,7 +231,7 @@ func (s *Service) messages(ctx context.Context, req api.ListMessagesRequest) (ap
 			return page, nil
 		}
 	}
-	page.NextCursor = encodeCursor(cursorMessages, after)
+	page.NextCursor = api.EncodeCursor(cursorMessages, after)
 	return page, nil
 }
 

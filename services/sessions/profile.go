@@ -113,14 +113,14 @@ func (s *Service) listProfiles(ctx context.Context, req api.List) (api.Page[api.
 	if err != nil {
 		return page, err
 	}
-	before, err := decodeCursor(cursorProfiles, req.Cursor)
+	before, err := api.DecodeCursor(cursorProfiles, req.Cursor)
 	if err != nil {
 		return page, err
 	}
 	entries := s.byName.List(indexTenant, p.Tenant, before, limit+1, nil)
 	if len(entries) > limit {
 		entries = entries[:limit]
-		page.NextCursor = encodeCursor(cursorProfiles, entries[limit-1].Created)
+		page.NextCursor = api.EncodeCursor(cursorProfiles, entries[limit-1].Created)
 	}
 	for _, e := range entries {
 		page.Items = append(page.Items, publicProfile(e))

@@ -165,14 +165,14 @@ func (s *Service) listSecrets(ctx context.Context, req api.ListSecretsRequest) (
 	if err != nil {
 		return page, err
 	}
-	before, err := decodeCursor(cursorSecrets, req.Cursor)
+	before, err := api.DecodeCursor(cursorSecrets, req.Cursor)
 	if err != nil {
 		return page, err
 	}
 	entries := s.secretView.List(indexHolder, holderValue(p.Tenant, owner), before, limit+1, nil)
 	if len(entries) > limit {
 		entries = entries[:limit]
-		page.NextCursor = encodeCursor(cursorSecrets, entries[limit-1].Created)
+		page.NextCursor = api.EncodeCursor(cursorSecrets, entries[limit-1].Created)
 	}
 	for _, e := range entries {
 		page.Items = append(page.Items, publicSecret(e))
