@@ -184,7 +184,7 @@ func (g *Gateway) serveTaskEvents(w *recorder, r *http.Request, c *caller) {
 		return
 	}
 	defer st.close()
-	e := &taskEvents{g: g, st: st, out: g.newSSE(w), key: bus.Key{Tenant: t.Tenant, ID: t.ID}, rev: places[0], seq: places[1], follow: follow}
+	e := &taskEvents{g: g, st: st, out: g.newSSE(w), key: bus.Key{Tenant: t.Tenant, ID: t.ID}, owner: t.Owner, rev: places[0], seq: places[1], follow: follow}
 	if r.Method == http.MethodHead {
 		e.out.close(nil)
 		return
@@ -199,6 +199,7 @@ type taskEvents struct {
 	st     *stream
 	out    *sseStream
 	key    bus.Key
+	owner  string
 	follow bool
 
 	mu      sync.Mutex
@@ -229,7 +230,7 @@ func (e *taskEvents) run(ctx context.Context) error {
 				return err
 			}
 			if c.Deleted {
-				return errGone
+				return errNoTask
 			}
 		}
 		if len(changes) == taskPage {
@@ -246,6 +247,17 @@ func (e *taskEvents) run(ctx context.Context) error {
 		}
 	}
 }
+
+// allowed ends the stream of one who may not see the task any more: a credential that was asked for again may allow less than it did.
+func (e *taskEvents) allowed() error {
+	if e.st.who.Load().CanOn(api.TaskRead, e.key.Tenant, e.owner) {
+		return nil
+	}
+	e.st.end(errNoTask)
+	return errNoTask
+}
+
+var errNoTask = api.Errorf(api.CodeNotFound, "no such task")
 
 func (e *taskEvents) ended(ctx context.Context) bool {
 	now, err := e.g.tasks.ledger.Get(ctx, e.key)
@@ -273,6 +285,9 @@ func (e *taskEvents) tell(ctx context.Context, c api.Change[api.TaskRecord]) err
 		if err := e.leave(ctx); err != nil {
 			return err
 		}
+	}
+	if err := e.allowed(); err != nil {
+		return err
 	}
 	public := c.State.Task
 	public.Env, public.Rev = nil, c.Rev
@@ -318,6 +333,9 @@ func (e *taskEvents) enter(ctx context.Context, rec api.TaskRecord) {
 }
 
 func (e *taskEvents) send(ev *bus.HubEvent) error {
+	if err := e.allowed(); err != nil {
+		return err
+	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.seq = place(ev)

@@ -139,6 +139,26 @@ func TestTaskEvents(t *testing.T) {
 	}
 }
 
+// TestTaskEventsOfOneWhoMayNoMore: a stream ends when its credential, asked for again, does not allow the task any more.
+func TestTaskEventsOfOneWhoMayNoMore(t *testing.T) {
+	y := newYard(t)
+	b := y.board()
+	g := y.gateway()
+	y.key("chief-key", api.Principal{ID: id("u", "chief"), Tenant: "acme", Roles: []api.Role{api.RoleAdmin}, Key: id("k", "chief")})
+	key, _ := b.task("alice-key")
+	s := openSSE(t, g, "chief-key", "/api/v1/tasks/"+key.ID+"/events")
+	s.want(1)
+	for _, st := range g.streams.snapshot() { // as ask does
+		less := *st.who.Load()
+		less.Roles = []api.Role{api.RoleMember}
+		st.who.Store(&less)
+	}
+	b.change(key, func(r *api.TaskRecord) { r.Title = "a secret" })
+	if ev, ok := s.next(); !ok || ev.event != "error" || !strings.Contains(ev.data, string(api.CodeNotFound)) {
+		t.Errorf("%+v %t", ev, ok)
+	}
+}
+
 func TestArtifacts(t *testing.T) {
 	y := newYard(t)
 	b := y.board()
