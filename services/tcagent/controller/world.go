@@ -15,6 +15,7 @@ import (
 type world struct {
 	mu       sync.Mutex
 	policies map[bus.Key]known
+	of       map[string]map[bus.Key]tc.Policy // those in force, by the tenant to whose sessions they apply; "": to all
 	sets     map[string]*tc.Set
 }
 
@@ -27,7 +28,7 @@ type known struct {
 }
 
 func newWorld() *world {
-	return &world{policies: map[bus.Key]known{}, sets: map[string]*tc.Set{}}
+	return &world{policies: map[bus.Key]known{}, of: map[string]map[bus.Key]tc.Policy{}, sets: map[string]*tc.Set{}}
 }
 
 // learn takes a change in, if it is newer than what is known, and returns what the policy was and is.
@@ -46,17 +47,29 @@ func (w *world) learn(e bus.Entry[api.TrafficPolicy]) (before, now known, change
 		before.gone = true
 	}
 	w.policies[e.Key] = now
-	for _, k := range [...]known{before, now} {
-		if k.gone || k.wrong != nil {
-			continue
-		}
-		if tenant := k.policy.AppliesTo.Tenant; tenant == "" {
-			clear(w.sets)
-		} else {
-			delete(w.sets, tenant)
+	if tenant := before.policy.AppliesTo.Tenant; !before.gone && before.wrong == nil {
+		w.forget(tenant)
+		if delete(w.of[tenant], e.Key); len(w.of[tenant]) == 0 {
+			delete(w.of, tenant)
 		}
 	}
+	if tenant := now.policy.AppliesTo.Tenant; !now.gone && now.wrong == nil {
+		w.forget(tenant)
+		if w.of[tenant] == nil {
+			w.of[tenant] = map[bus.Key]tc.Policy{}
+		}
+		w.of[tenant][e.Key] = now.policy
+	}
 	return before, now, true
+}
+
+// forget drops the sets in which a policy for a tenant has a part.
+func (w *world) forget(tenant string) {
+	if tenant == "" {
+		clear(w.sets)
+		return
+	}
+	delete(w.sets, tenant)
 }
 
 // set returns the policies that may apply to a tenant's sessions.
@@ -80,20 +93,18 @@ func (w *world) with(tenant string, key bus.Key, p *tc.Policy) (*tc.Set, error) 
 	return w.make(tenant, key, p)
 }
 
+// make costs as much as there are policies that apply to the tenant, or to all. It needs the lock.
 func (w *world) make(tenant string, replaced bus.Key, p *tc.Policy) (*tc.Set, error) {
 	var policies []tc.Policy
-	add := func(p tc.Policy) {
-		if p.AppliesTo.Tenant == "" || p.AppliesTo.Tenant == tenant {
-			policies = append(policies, p)
+	for _, of := range [...]string{"", tenant} {
+		for key, p := range w.of[of] {
+			if key != replaced {
+				policies = append(policies, p)
+			}
 		}
 	}
-	for key, k := range w.policies {
-		if key != replaced && !k.gone && k.wrong == nil {
-			add(k.policy)
-		}
-	}
-	if p != nil {
-		add(*p)
+	if p != nil && (p.AppliesTo.Tenant == "" || p.AppliesTo.Tenant == tenant) {
+		policies = append(policies, *p)
 	}
 	set, err := tc.NewSet(policies)
 	if err != nil {
