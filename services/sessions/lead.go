@@ -45,7 +45,7 @@ func (s *Service) compete(ctx context.Context) error {
 
 // begin learns what the runtime runs and queues it, and all that the ledger holds which has not ended.
 func (s *Service) begin(ctx context.Context) error {
-	q := newQueue()
+	q := bus.NewWorkQueue()
 	s.tracker.restart()
 	s.term.Store(q) // from here on each change is queued; those before are in the view
 	list, cancel := context.WithTimeout(ctx, listTimeout)
@@ -59,7 +59,7 @@ func (s *Service) begin(ctx context.Context) error {
 		s.tracker.started(bus.Key{Tenant: i.Tenant, ID: i.Session}, i.Incarnation)
 	}
 	for _, key := range s.tracker.keys() {
-		q.add(key)
+		q.Add(key)
 	}
 	var live []bus.Key
 	s.view.All(func(e bus.Entry[api.SessionRecord]) bool {
@@ -69,7 +69,7 @@ func (s *Service) begin(ctx context.Context) error {
 		return true
 	})
 	for _, key := range live {
-		q.add(key)
+		q.Add(key)
 	}
 	s.log.Info("adopted", "runners", len(instances), "sessions", len(live))
 	return nil
@@ -87,21 +87,21 @@ func (s *Service) lead(ctx context.Context) error {
 	parts.Go(func() { s.watchOrphans(ctx) })
 	parts.Go(func() { s.reseal(ctx) })
 	parts.Go(func() { s.keepPools(ctx) })
-	q.run(ctx, s.cfg.Workers, s.reconcile)
+	q.Run(ctx, s.cfg.Workers, s.reconcile)
 	return nil
 }
 
 // enqueue has a session looked at soon, if this replica reconciles.
 func (s *Service) enqueue(key bus.Key) {
 	if q := s.term.Load(); q != nil {
-		q.add(key)
+		q.Add(key)
 	}
 }
 
 // enqueueAfter is enqueue after d.
 func (s *Service) enqueueAfter(key bus.Key, d time.Duration) {
 	if q := s.term.Load(); q != nil {
-		q.addAfter(key, d)
+		q.AddAfter(key, d)
 	}
 }
 

@@ -55,7 +55,7 @@ func (s *Service) report(ctx context.Context, req api.RunnerReportRequest) (api.
 		return api.RunnerReportResponse{}, nil
 	}
 	if wait > 0 {
-		s.reports.addAfter(key, wait)
+		s.reports.AddAfter(key, wait)
 		return api.RunnerReportResponse{}, nil
 	}
 	return api.RunnerReportResponse{}, s.writeReport(ctx, key)
@@ -91,7 +91,7 @@ func (s *Service) flushReport(ctx context.Context, key bus.Key) {
 	defer cancel()
 	if err := s.writeReport(ctx, key); err != nil && ctx.Err() == nil {
 		s.log.Warn("write report", "op", api.RunnerReport.Verb, "tenant", key.Tenant, "session", key.ID, "code", api.CodeOf(err), "err", err)
-		s.reports.addAfter(key, reportRetry)
+		s.reports.AddAfter(key, reportRetry)
 	}
 }
 

@@ -72,8 +72,8 @@ type Service struct {
 	credentialView *bus.View[credentialRecord]
 
 	quotas  *quotas
-	reports *queue                // sessions whose newest report waits to be written
-	term    atomic.Pointer[queue] // sessions to reconcile; nil while another replica does it
+	reports *bus.WorkQueue                // sessions whose newest report waits to be written
+	term    atomic.Pointer[bus.WorkQueue] // sessions to reconcile; nil while another replica does it
 	tracker *tracker
 	demand  demand
 	metrics *metrics
@@ -100,7 +100,7 @@ func New(cfg Config, deps Deps) *Service {
 	}
 	return &Service{
 		cfg: cfg.withDefaults(), deps: deps, log: deps.Logger, now: deps.Now,
-		reports: newQueue(), tracker: newTracker(), metrics: newMetrics(deps.Metrics), ready: make(chan struct{}),
+		reports: bus.NewWorkQueue(), tracker: newTracker(), metrics: newMetrics(deps.Metrics), ready: make(chan struct{}),
 	}
 }
 
@@ -139,7 +139,7 @@ func (s *Service) Run(ctx context.Context) error {
 	group.Go("watch runners", s.watchExits)
 	group.Go("tidy", s.tidy)
 	group.Go("write reports", func(ctx context.Context) error {
-		s.reports.run(ctx, reportWriters, s.flushReport)
+		s.reports.Run(ctx, reportWriters, s.flushReport)
 		return nil
 	})
 	if s.deps.Info.Shared {

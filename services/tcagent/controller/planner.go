@@ -28,32 +28,25 @@ func (c *Controller) compile(ctx context.Context) {
 	defer c.term.Store(nil)
 	c.sessions.All(func(e bus.Entry[facts]) bool {
 		if !e.State.State.Final() {
-			q.add(e.Key)
+			q.Add(e.Key)
 		}
 		return true
 	})
 	c.planned.All(func(e bus.Entry[api.TrafficPlanRecord]) bool { // of sessions that ended meanwhile
-		q.add(sessionOf(e))
+		q.Add(sessionOf(e))
 		return true
 	})
 	var workers sync.WaitGroup
 	defer workers.Wait()
-	for range planWriters {
-		workers.Go(func() {
-			for {
-				key, ok := q.take(ctx)
-				if !ok {
-					return
-				}
-				if err := c.plan(ctx, q, key); err != nil && ctx.Err() == nil {
-					c.metrics.failed.Inc()
-					c.log.Warn("write plan", "tenant", key.Tenant, "session", key.ID, "code", api.CodeOf(err), "err", err)
-					q.addAt(key, c.deps.Now().Add(retryAfter))
-				}
-				q.done(key)
+	workers.Go(func() {
+		q.Run(ctx, planWriters, func(ctx context.Context, key bus.Key) {
+			if err := c.plan(ctx, q, key); err != nil && ctx.Err() == nil {
+				c.metrics.failed.Inc()
+				c.log.Warn("write plan", "tenant", key.Tenant, "session", key.ID, "code", api.CodeOf(err), "err", err)
+				q.addAt(key, c.deps.Now().Add(retryAfter))
 			}
 		})
-	}
+	})
 	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
 	for {
@@ -69,7 +62,7 @@ func (c *Controller) compile(ctx context.Context) {
 // dirty has a session's plan compiled, by the replica that does.
 func (c *Controller) dirty(key bus.Key) {
 	if q := c.term.Load(); q != nil {
-		q.add(key)
+		q.Add(key)
 	}
 }
 

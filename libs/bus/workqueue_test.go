@@ -1,4 +1,4 @@
-package sessions
+package bus
 
 import (
 	"context"
@@ -6,22 +6,20 @@ import (
 	"sync"
 	"testing"
 	"time"
-
-	"agentyard.dev/libs/bus"
 )
 
-func TestQueue(t *testing.T) {
+func TestWorkQueue(t *testing.T) {
 	const patience = 20 * time.Second
-	q := newQueue()
+	q := NewWorkQueue()
 	ctx, cancel := context.WithCancel(t.Context())
 	var mu sync.Mutex
-	working, most, twice := map[bus.Key]int{}, 0, false
-	runs := make(chan bus.Key, 1000)
+	working, most, twice := map[Key]int{}, 0, false
+	runs := make(chan Key, 1000)
 	block := make(chan struct{})
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		q.run(ctx, 4, func(_ context.Context, k bus.Key) {
+		q.Run(ctx, 4, func(_ context.Context, k Key) {
 			mu.Lock()
 			working[k]++
 			twice = twice || working[k] > 1
@@ -38,24 +36,24 @@ func TestQueue(t *testing.T) {
 			mu.Unlock()
 		})
 	}()
-	next := func() bus.Key {
+	next := func() Key {
 		t.Helper()
 		select {
 		case k := <-runs:
 			return k
 		case <-time.After(patience):
 			t.Fatal("nothing runs")
-			return bus.Key{}
+			return Key{}
 		}
 	}
-	slow := bus.Key{ID: "slow"}
-	q.add(slow)
+	slow := Key{ID: "slow"}
+	q.Add(slow)
 	next()
 	for range 5 { // while it is being worked on: once more, not five times
-		q.add(slow)
+		q.Add(slow)
 	}
 	for i := range 100 {
-		q.add(bus.Key{ID: fmt.Sprint(i)})
+		q.Add(Key{ID: fmt.Sprint(i)})
 	}
 	for range 100 {
 		if next() == slow {
@@ -67,11 +65,11 @@ func TestQueue(t *testing.T) {
 		t.Fatal("what was added meanwhile is lost")
 	}
 	begin := time.Now()
-	late, early := bus.Key{ID: "late"}, bus.Key{ID: "early"}
-	q.addAfter(late, time.Hour)
-	q.addAfter(late, 60*time.Millisecond) // the earlier time stands
-	q.addAfter(late, 2*time.Hour)
-	q.addAfter(early, 20*time.Millisecond)
+	late, early := Key{ID: "late"}, Key{ID: "early"}
+	q.AddAfter(late, time.Hour)
+	q.AddAfter(late, 60*time.Millisecond) // the earlier time stands
+	q.AddAfter(late, 2*time.Hour)
+	q.AddAfter(early, 20*time.Millisecond)
 	if a, b := next(), next(); a != early || b != late || time.Since(begin) < 60*time.Millisecond {
 		t.Errorf("%v, %v after %s", a, b, time.Since(begin))
 	}
@@ -82,13 +80,5 @@ func TestQueue(t *testing.T) {
 	}
 	if len(q.state) != 0 || len(runs) != 0 {
 		t.Errorf("left: %v, %d runs", q.state, len(runs))
-	}
-}
-
-func TestBackoff(t *testing.T) {
-	for n, want := range map[int]time.Duration{-1: 1, 0: 1, 1: 2, 3: 8, 4: 10, 1000: 10} {
-		if got := backoff(1, 10, n); got != want {
-			t.Errorf("%d: %d, want %d", n, got, want)
-		}
 	}
 }

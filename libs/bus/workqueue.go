@@ -1,23 +1,22 @@
-package sessions
+package bus
 
 import (
 	"container/heap"
 	"context"
 	"sync"
 	"time"
-
-	"agentyard.dev/libs/bus"
 )
 
-// queue hands keys to workers: each key to one worker at a time, a key that was added while it is being worked on once
-// more afterwards, and a delayed key when its time has come. Its length is bounded by the number of sessions.
-type queue struct {
+// WorkQueue hands keys to workers: each key to one worker at a time, a key that was added while it is being worked on once
+// more afterwards, and a delayed key when its time has come. A key waits once, however often it is added, so
+// that the length is bounded by the number of keys that there are; a delay that an earlier one has replaced is kept until its time.
+type WorkQueue struct {
 	mu      sync.Mutex
-	ready   []bus.Key
-	state   map[bus.Key]keyState
+	ready   []Key
+	state   map[Key]keyState
 	delayed delays
-	until   map[bus.Key]time.Time // the earliest delay of each key
-	wake    chan struct{}         // of capacity 1: ready or delayed changed
+	until   map[Key]time.Time // the earliest delay of each key
+	wake    chan struct{}     // of capacity 1: ready or delayed changed
 }
 
 type keyState uint8
@@ -27,19 +26,20 @@ const (
 	keyWorking
 )
 
-func newQueue() *queue {
-	return &queue{state: map[bus.Key]keyState{}, until: map[bus.Key]time.Time{}, wake: make(chan struct{}, 1)}
+// NewWorkQueue returns an empty queue. Keys may be added before it runs.
+func NewWorkQueue() *WorkQueue {
+	return &WorkQueue{state: map[Key]keyState{}, until: map[Key]time.Time{}, wake: make(chan struct{}, 1)}
 }
 
-// add has key worked on as soon as a worker is free.
-func (q *queue) add(key bus.Key) {
+// Add has key worked on as soon as a worker is free.
+func (q *WorkQueue) Add(key Key) {
 	q.mu.Lock()
 	q.addLocked(key)
 	q.mu.Unlock()
 	q.signal()
 }
 
-func (q *queue) addLocked(key bus.Key) {
+func (q *WorkQueue) addLocked(key Key) {
 	s := q.state[key]
 	if s&keyQueued != 0 {
 		return
@@ -50,10 +50,10 @@ func (q *queue) addLocked(key bus.Key) {
 	}
 }
 
-// addAfter is add after d; an earlier time for the same key stands.
-func (q *queue) addAfter(key bus.Key, d time.Duration) {
+// AddAfter is Add after d; an earlier time for the same key stands.
+func (q *WorkQueue) AddAfter(key Key, d time.Duration) {
 	if d <= 0 {
-		q.add(key)
+		q.Add(key)
 		return
 	}
 	at := time.Now().Add(d)
@@ -66,15 +66,15 @@ func (q *queue) addAfter(key bus.Key, d time.Duration) {
 	q.signal()
 }
 
-func (q *queue) signal() {
+func (q *WorkQueue) signal() {
 	select {
 	case q.wake <- struct{}{}:
 	default:
 	}
 }
 
-// run works with n workers until ctx ends, and returns when all have.
-func (q *queue) run(ctx context.Context, n int, work func(context.Context, bus.Key)) {
+// Run works with n workers until ctx ends, and returns when all have. It is called once.
+func (q *WorkQueue) Run(ctx context.Context, n int, work func(context.Context, Key)) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	free := make(chan struct{}, n)
@@ -108,11 +108,11 @@ func (q *queue) run(ctx context.Context, n int, work func(context.Context, bus.K
 	}
 }
 
-func (q *queue) next() (bus.Key, bool) {
+func (q *WorkQueue) next() (Key, bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if len(q.ready) == 0 {
-		return bus.Key{}, false
+		return Key{}, false
 	}
 	key := q.ready[0]
 	q.ready = q.ready[1:]
@@ -120,7 +120,7 @@ func (q *queue) next() (bus.Key, bool) {
 	return key, true
 }
 
-func (q *queue) done(key bus.Key) {
+func (q *WorkQueue) done(key Key) {
 	q.mu.Lock()
 	if q.state[key]&keyQueued != 0 {
 		q.state[key] = keyQueued
@@ -133,7 +133,7 @@ func (q *queue) done(key bus.Key) {
 }
 
 // promote queues the delayed keys whose time has come and returns how long the next has to wait.
-func (q *queue) promote(now time.Time) time.Duration {
+func (q *WorkQueue) promote(now time.Time) time.Duration {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for len(q.delayed) > 0 {
@@ -152,7 +152,7 @@ func (q *queue) promote(now time.Time) time.Duration {
 
 type delay struct {
 	at  time.Time
-	key bus.Key
+	key Key
 }
 
 // delays is a heap, the earliest first.
