@@ -64,7 +64,7 @@ func (r *runner) environment(path string) []string {
 		"USER": "agent", "LOGNAME": "agent", demo.SessionEnv: r.launch.Session,
 	}
 	for k, v := range r.launch.Env {
-		if k != demo.SessionEnv && !strings.ContainsAny(k, "=\x00") && k != "" && !strings.Contains(v, "\x00") {
+		if k != demo.SessionEnv && k != repositoryToken && !strings.ContainsAny(k, "=\x00") && k != "" && !strings.Contains(v, "\x00") {
 			env[k] = v
 		}
 	}
@@ -131,15 +131,18 @@ func (r *runner) clone(ctx context.Context) error {
 	return nil
 }
 
+// repositoryToken is for cloning and pushing alone: no process of the agent's has it in its environment.
+const repositoryToken = "GIT_TOKEN"
+
 // credential returns what a session's environment holds for its repository: GIT_TOKEN (with GIT_USERNAME, where the host
-// wants one) for whatever host that is, else GITHUB_TOKEN for github.com. Whoever creates the session chooses both, so
-// the token goes where its owner sends it.
+// wants one) for whatever host that is, else GITHUB_TOKEN, which the agent's own tools use too, for github.com. Whoever
+// creates the session chooses both, so the token goes where its owner sends it.
 func credential(repository string, env map[string]string) repo.Credential {
 	u, err := url.Parse(repository)
 	if err != nil || u.Scheme != "https" && u.Scheme != "http" {
 		return repo.Credential{}
 	}
-	token := env["GIT_TOKEN"]
+	token := env[repositoryToken]
 	if token == "" && u.Scheme == "https" && strings.EqualFold(u.Hostname(), "github.com") {
 		token = env["GITHUB_TOKEN"]
 	}

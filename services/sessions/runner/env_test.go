@@ -1,10 +1,30 @@
 package runner
 
 import (
+	"slices"
+	"strings"
 	"testing"
 
+	"agentyard.dev/services/sessions/launch"
 	"agentyard.dev/services/sessions/runner/repo"
 )
+
+func TestEnvironment(t *testing.T) {
+	r := &runner{launch: launch.Launch{Session: "s1", Dir: "/d", Env: map[string]string{
+		"MINE": "1", "LANG": "de_DE.UTF-8", "GIT_TOKEN": "for-cloning-and-pushing", "GITHUB_TOKEN": "for-the-agent-too", "AGENTYARD_SESSION": "another", "A=B": "x", "NUL": "\x00",
+	}}}
+	got := r.environment("")
+	for _, want := range []string{"MINE=1", "LANG=de_DE.UTF-8", "GITHUB_TOKEN=for-the-agent-too", "AGENTYARD_SESSION=s1", "PATH=" + usualPath} {
+		if !slices.Contains(got, want) {
+			t.Errorf("%q is not in %q", want, got)
+		}
+	}
+	for _, v := range got {
+		if strings.HasPrefix(v, "GIT_TOKEN=") || strings.HasPrefix(v, "A=") || strings.HasPrefix(v, "NUL=") {
+			t.Errorf("%q is the agent's", v)
+		}
+	}
+}
 
 func TestCredential(t *testing.T) {
 	tests := []struct {
