@@ -7,6 +7,7 @@ var (
 	Exchange = Op[ExchangeRequest, TokenResponse]{
 		Service: "auth", Verb: "exchange", Permission: Public,
 		Route: "POST /api/v1/tokens", Summary: "Exchange an API key for a short-lived access token",
+		Repeatable: true,
 	}
 	JWKS = Op[None, JWKSResponse]{
 		Service: "auth", Verb: "jwks", Permission: Public,
@@ -78,6 +79,11 @@ var (
 	RecordDenial = Op[RecordDenialRequest, None]{
 		Service: "auth", Verb: "record-denial", Permission: Authenticated,
 		Summary: "Record that the caller was refused an operation",
+	}
+	// RecordAct tells auth what a service has done by itself, such as a sweep (libs/trust, Acts).
+	RecordAct = Op[RecordActRequest, None]{
+		Service: "auth", Verb: "record-act", Permission: ServiceScoped,
+		Summary: "Record what a service did by itself",
 	}
 )
 
@@ -198,4 +204,12 @@ type RecordDenialRequest struct {
 	Object string `json:"object,omitempty"` // what it was done to
 	Detail string `json:"detail,omitempty"`
 	Done   bool   `json:"done,omitempty"`
+}
+
+// RecordActRequest says what was done to what of a tenant. The asking service is the actor, and Action begins with its name and a dot.
+type RecordActRequest struct {
+	Tenant string `json:"tenant"`
+	Action string `json:"action"`
+	Object string `json:"object,omitempty"` // empty: several, which Detail names
+	Detail string `json:"detail,omitempty"`
 }

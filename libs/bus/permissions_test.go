@@ -197,13 +197,13 @@ func TestServicePermissions(t *testing.T) {
 			noSub: []string{"yard.v1.op.sessions.*", "yard.v1.live.log.>", "_INBOX.gateway.>"},
 		},
 		"sessions": {
-			pub:   []string{"yard.v1.sessions.acme." + s, "yard.v1.log.acme." + s + ".user", "yard.v1.op.auth.exchange", "$JS.API.STREAM.PURGE.LOG"},
+			pub:   []string{"yard.v1.sessions.acme." + s, "yard.v1.log.acme." + s + ".user", "yard.v1.op.auth.exchange", "$JS.API.STREAM.PURGE.LOG", "yard.v1.peer.sessions.auth.record-act"},
 			noPub: []string{"yard.v1.users.acme.u1", "yard.v1.log.acme." + s + ".agent", "yard.v1.op.tcagent.x", "$JS.API.DIRECT.GET.KEYS", "$JS.API.STREAM.DELETE.LOG"},
 			sub:   []string{"yard.v1.op.sessions.*", "yard.v1.runner.>"},
 			noSub: []string{"yard.v1.op.auth.*", "_INBOX_" + s + ".>"},
 		},
 		"scheduler": {
-			pub:   []string{"yard.v1.tasks.acme.t1", "yard.v1.op.sessions.create", "yard.v1.peer.scheduler.auth.act-as", "yard.v1.blobs.acme.t1.b"},
+			pub:   []string{"yard.v1.tasks.acme.t1", "yard.v1.op.sessions.create", "yard.v1.peer.scheduler.auth.act-as", "yard.v1.peer.scheduler.auth.record-act", "yard.v1.blobs.acme.t1.b"},
 			noPub: []string{"yard.v1.sessions.acme." + s, "yard.v1.op.auth.exchange", "yard.v1.peer.scheduler.auth.exchange", "yard.v1.peer.gateway.auth.act-as"},
 			sub:   []string{"yard.v1.op.scheduler.*", "yard.v1.live.log.>"},
 			noSub: []string{"yard.v1.op.sessions.*", "yard.v1.peer.*.auth.*"},

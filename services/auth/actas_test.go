@@ -52,3 +52,27 @@ func TestActAs(t *testing.T) {
 		wantCode(t, err, api.CodeDenied)
 	})
 }
+
+func TestRecordAct(t *testing.T) {
+	y := newYard(t)
+	admin := y.admin()
+	scheduler := rpc.NewClient(bustest.Connect(t, y.srv, y.ring, "scheduler"), rpc.ClientConfig{Name: "scheduler"})
+	record := func(tenant, action string) error {
+		_, err := rpc.CallAsService(t.Context(), scheduler, api.RecordAct, api.RecordActRequest{Tenant: tenant, Action: action, Object: "t1", Detail: "too old"})
+		return err
+	}
+	wantCode(t, record(api.HomeTenant, "scheduler.sweep"), "")
+	found := false
+	for _, r := range records(t, admin, api.ListAuditRequest{Action: "scheduler.sweep"}) {
+		found = found || r.Actor == "service:scheduler" && r.Object == "t1" && r.Detail == "too old" && r.Outcome == outcomeOK
+	}
+	if !found {
+		t.Error("the act is not in the audit log")
+	}
+	for _, action := range []string{"sessions.sweep", "scheduler", "scheduler.", ""} { // no service speaks for another
+		wantCode(t, record(api.HomeTenant, action), api.CodeInvalid)
+	}
+	wantCode(t, record("../x", "scheduler.sweep"), api.CodeInvalid)
+	_, err := ask(y.as(admin.key), api.RecordAct, api.RecordActRequest{Tenant: api.HomeTenant, Action: "scheduler.sweep"})
+	wantCode(t, err, api.CodeDenied)
+}

@@ -123,6 +123,26 @@ func (s *Service) recordDenial(ctx context.Context, p api.Principal, req api.Rec
 	return api.None{}, nil
 }
 
+// recordAct answers api.RecordAct: what a service has done by itself. The caller proved by its subject which one it is.
+func (s *Service) recordAct(ctx context.Context, req api.RecordActRequest) (api.None, error) {
+	asks, _ := api.PrincipalFrom(ctx)
+	service, verb, _ := strings.Cut(req.Action, ".")
+	switch {
+	case asks.ID != "service:"+service || !api.ValidName(verb):
+		return api.None{}, api.Invalid("/action", "is not the name of an act of the asking service")
+	case !api.ValidName(req.Tenant):
+		return api.None{}, api.Invalid("/tenant", "is not a tenant's name")
+	}
+	ctx, cancel := context.WithTimeout(ctx, auditTimeout)
+	defer cancel()
+	a := &s.audit
+	a.write(ctx, api.AuditRecord{
+		At: s.now(), Tenant: req.Tenant, Actor: asks.ID, Action: req.Action, Object: req.Object, Outcome: outcomeOK, Detail: req.Detail,
+		RequestID: rpc.RequestID(ctx),
+	})
+	return api.None{}, nil
+}
+
 // see queues a sighting; it never blocks.
 func (a *audit) see(x sighting) {
 	r := x.rec

@@ -14,6 +14,7 @@ func (s *Service) handle() {
 	rpc.HandleLong(s.server, api.Exchange, exchangeTimeout, s.exchange)
 	rpc.Handle(s.server, api.JWKS, s.keySet)
 	rpc.Handle(s.server, api.ActAs, s.actAs)
+	rpc.Handle(s.server, api.RecordAct, s.recordAct)
 
 	answer(s, api.GetMe, s.me)
 	answer(s, api.CreateUser, s.createUser)
