@@ -20,6 +20,9 @@ type Op[Req, Resp any] struct {
 	Route      string // "POST /api/v1/sessions"; empty: not in the HTTP API
 	Status     int    // of success; zero: 200
 	Summary    string // one line for OpenAPI and the CLI
+	// Repeatable says that doing it again is as doing it once, and answered alike: when an instance is silent, another is asked. What reads (GET)
+	// is so without saying it, and so is a request with an idempotency key of its own.
+	Repeatable bool
 }
 
 // OpInfo is what an operation is apart from its types: the form in which tables
@@ -31,6 +34,7 @@ type OpInfo struct {
 	Route      string
 	Status     int
 	Summary    string
+	Repeatable bool
 	Req        reflect.Type
 	Resp       reflect.Type
 }
@@ -46,7 +50,7 @@ func (o Op[Req, Resp]) Info() OpInfo {
 	}
 	return OpInfo{
 		Service: o.Service, Verb: o.Verb, Permission: o.Permission, Route: o.Route,
-		Status: status, Summary: o.Summary,
+		Status: status, Summary: o.Summary, Repeatable: o.Repeatable,
 		Req: reflect.TypeFor[Req](), Resp: reflect.TypeFor[Resp](),
 	}
 }

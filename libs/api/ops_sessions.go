@@ -27,14 +27,17 @@ var (
 	DeleteSession = Op[SessionRef, Session]{
 		Service: "sessions", Verb: "delete", Permission: SessionDelete,
 		Route: "DELETE /api/v1/sessions/{id}", Status: 202, Summary: "Stop a session for good",
+		Repeatable: true,
 	}
 	PauseSession = Op[SessionRef, Session]{
 		Service: "sessions", Verb: "pause", Permission: SessionWrite,
 		Route: "POST /api/v1/sessions/{id}/pause", Status: 202, Summary: "Put a session aside, keeping its workspace and conversation",
+		Repeatable: true,
 	}
 	ResumeSession = Op[SessionRef, Session]{
 		Service: "sessions", Verb: "resume", Permission: SessionWrite,
 		Route: "POST /api/v1/sessions/{id}/resume", Status: 202, Summary: "Bring a paused session back",
+		Repeatable: true,
 	}
 	InterruptSession = Op[SessionRef, Accepted]{
 		Service: "sessions", Verb: "interrupt", Permission: SessionWrite,
@@ -51,6 +54,7 @@ var (
 	AnswerApproval = Op[AnswerApprovalRequest, Accepted]{
 		Service: "sessions", Verb: "approve", Permission: SessionWrite,
 		Route: "POST /api/v1/sessions/{id}/approvals/{approval_id}", Status: 202, Summary: "Answer an agent's question",
+		Repeatable: true,
 	}
 
 	CreateProfile = Op[Profile, Profile]{

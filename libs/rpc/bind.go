@@ -273,6 +273,18 @@ func (p *plan) bindHeader(f *faults, v reflect.Value, h http.Header) error {
 	return nil
 }
 
+// giveKey gives a bound POST that its operation would do once a key of its own, if it has come with none, so that it may be asked again.
+func (p *plan) giveKey(req reflect.Value) {
+	if !p.idempotent || p.method != http.MethodPost {
+		return
+	}
+	for _, field := range p.header {
+		if v := req.Elem().FieldByIndex(field.index); field.header == headerIdempotency && v.Len() == 0 {
+			v.SetString(freshKey())
+		}
+	}
+}
+
 func validIdempotencyKey(key string) bool {
 	for i := range len(key) {
 		if key[i] < ' ' || key[i] > '~' {

@@ -37,6 +37,9 @@ type Client struct {
 	endpoint endpoint.Endpoint // takes an *ask, returns an answer
 	breakers sync.Map          // service → *gobreaker.CircuitBreaker[any]
 	open     time.Duration     // how long a breaker stays open
+	silence  time.Duration     // after which what may be asked again is asked again
+	asks     int               // how often at most
+	repeats  chan struct{}     // a place for each question that was asked again and has no answer yet
 }
 
 // ClientConfig says how a client asks.
@@ -53,13 +56,17 @@ func newClient(nc *nats.Conn, cfg ClientConfig) *Client {
 	if cfg.Timeout <= 0 {
 		cfg.Timeout = defaultCallTimeout
 	}
-	c := &Client{nc: nc, cfg: cfg, seconds: callSeconds(cfg.Metrics), open: breakerOpen}
-	c.endpoint = endpoint.Chain(c.observe, c.breaker, c.timeout)(c.send)
+	c := &Client{
+		nc: nc, cfg: cfg, seconds: callSeconds(cfg.Metrics), open: breakerOpen,
+		silence: repeatAfter, asks: maxAsks, repeats: make(chan struct{}, maxRepeating),
+	}
+	c.endpoint = endpoint.Chain(c.observe, c.breaker, c.timeout, c.repeat)(c.send)
 	return c
 }
 
 // Call asks op and waits for its answer. The raw token of ctx (token.Raw) travels with it. A missing service is
 // unavailable at once (NATS no responders). A service that let several calls time out in a row is unavailable at once for a second.
+// What may be asked twice (repeat.go) is asked of another instance when one is silent; everything else is asked once.
 func Call[Req, Resp any](ctx context.Context, c *Client, op api.Op[Req, Resp], req Req) (Resp, error) {
 	return callOn[Req, Resp](ctx, c, op.Info(), opSubject(op.Service, op.Verb), req)
 }
@@ -86,7 +93,7 @@ func callOn[Req, Resp any](ctx context.Context, c *Client, info api.OpInfo, subj
 	if err != nil {
 		return resp, api.Errorf(api.CodeInternal, "encode the request of %s: %w", info.Name(), err)
 	}
-	out, err := c.ask(ctx, &ask{info: info, subject: subject, data: data})
+	out, err := c.ask(ctx, &ask{info: info, subject: subject, data: data, repeatable: repeatable(info) || keyed(req)})
 	if err != nil {
 		return resp, err
 	}
@@ -101,6 +108,8 @@ type ask struct {
 	info    api.OpInfo
 	subject string
 	data    []byte
+	// repeatable says that asking it again is as asking it once.
+	repeatable bool
 }
 
 func (c *Client) ask(ctx context.Context, a *ask) (answer, error) {

@@ -148,6 +148,7 @@ func (rt *route) answer(w http.ResponseWriter, r *http.Request) (Answer, error) 
 	if rt.edge.cfg.Fill != nil {
 		rt.edge.cfg.Fill(r, req.Interface())
 	}
+	rt.plan.giveKey(req)
 	data, err := json.Marshal(req.Interface())
 	if err != nil {
 		return Answer{}, api.Errorf(api.CodeInternal, "encode the request of %s: %w", rt.info.Name(), err)
@@ -159,7 +160,10 @@ func (rt *route) answer(w http.ResponseWriter, r *http.Request) (Answer, error) 
 	ctx, cancel := context.WithTimeout(r.Context(), timeout)
 	defer cancel()
 	do := func(ctx context.Context) (Answer, error) {
-		a := &ask{info: rt.info, subject: opSubject(rt.info.Service, rt.info.Verb), data: data}
+		a := &ask{
+			info: rt.info, subject: opSubject(rt.info.Service, rt.info.Verb), data: data,
+			repeatable: repeatable(rt.info) || rt.plan.idempotent,
+		}
 		out, err := rt.edge.ask(ctx, a)
 		return Answer{Revision: out.rev, Body: out.data}, err
 	}

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -237,7 +238,8 @@ func (s *socket) operate(ctx context.Context, f frame) (api.Accepted, error) {
 	switch f.Op {
 	case "message":
 		return rpc.Call(ctx, g.rpc, api.SendMessage, api.SendMessageRequest{
-			ID: f.Session, Content: f.Content, Attachments: f.Attachments, IdempotencyKey: f.IdempotencyKey,
+			ID: f.Session, Content: f.Content, Attachments: f.Attachments,
+			IdempotencyKey: cmp.Or(f.IdempotencyKey, "edge-"+freshID()), // with one it may be asked again (libs/rpc, repeat.go)
 		})
 	case "approve":
 		return rpc.Call(ctx, g.rpc, api.AnswerApproval, api.AnswerApprovalRequest{ID: f.Session, ApprovalID: f.ApprovalID, Option: f.Option})
