@@ -135,6 +135,7 @@ func (k *compiler) tree(d Direction) {
 	if of.Burst != nil && k.plan.Mode == Enforce {
 		t.Burst = max(t.Burst, of.Burst.Value)
 	}
+	t.Guarantee = k.effective.Guaranteed(d) / 8 * 8
 	switch {
 	case len(classes) == 0:
 		classes = []Class{{Name: soleClass, Default: true, Guarantee: rate}}

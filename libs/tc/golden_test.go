@@ -69,9 +69,9 @@ func TestGolden(t *testing.T) {
 		can      tc.Capabilities
 		hash     string
 	}{
-		{"team", []tc.Policy{parsed(t, "team.yaml")}, able, "183ecb96cfc721ba8eaf583edb63b1be9b9b5014cf99f22ecccb15375e12b24b"},
-		{"team-plain", []tc.Policy{parsed(t, "team.yaml")}, plain, "11a9e85e6ca867f6bce91d9cb0f4e3da8c492f4f75448b9daf417f62e9198d06"},
-		{"night", []tc.Policy{parsed(t, "team.yaml"), parsed(t, "night.yaml")}, able, "865e5be89d876c4f272645aa274d771037fec4cedd4211a20228f60f6b936a6a"},
+		{"team", []tc.Policy{parsed(t, "team.yaml")}, able, "ccd4b5c3d0252e6f471acb187d414f097e03981eac81a637f8d4f4462298b863"},
+		{"team-plain", []tc.Policy{parsed(t, "team.yaml")}, plain, "910acbd94cb5bced94d982f7c74db59d7d6a7da0f9b98670ace9ea49a51420e7"},
+		{"night", []tc.Policy{parsed(t, "team.yaml"), parsed(t, "night.yaml")}, able, "c89b877a28a28ebdcc40392f1f578a7ed111eb9a4c969b2363eb93ee85c975bb"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			plan, effective, err := tc.Compile(tt.policies, ofAcme, tt.can, noon)

@@ -87,6 +87,8 @@ type Tree struct {
 	Rate BitsPerSecond `json:"rate"`
 	// Burst is both buckets of 1:1.
 	Burst Bytes `json:"burst"`
+	// Guarantee is what the session's policies guarantee it in this direction, of the node's uplink too (see Divide); zero: nothing.
+	Guarantee BitsPerSecond `json:"guarantee,omitempty"`
 	// Default is the leaf of the traffic that no filter names: always one of Leaves.
 	Default Minor `json:"default"` // DefaultMinor
 	// MTU is the longest packet, layer 2 header included, which bursts and quanta were sized for.
