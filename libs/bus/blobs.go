@@ -145,3 +145,14 @@ func (b *Blobs) Purge(ctx context.Context, tenant, owner string) error {
 	}
 	return b.c.purge(ctx, blobStream, blobPrefix+tenant+"."+owner+".*", 0)
 }
+
+// Remove erases one blob of an owner. Removing what is gone is success.
+func (b *Blobs) Remove(ctx context.Context, tenant, owner, id string) error {
+	if err := checkTokens(tenant, owner); err != nil {
+		return err
+	}
+	if err := checkToken("blob", id); err != nil {
+		return err
+	}
+	return b.c.purge(ctx, blobStream, blobPrefix+tenant+"."+owner+"."+id, 0)
+}

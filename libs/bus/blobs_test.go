@@ -41,6 +41,26 @@ func TestBlobs(t *testing.T) {
 		_, err := blobs.Put(t.Context(), "acme", "t1", bytes.NewReader(make([]byte, 101)), 100)
 		wantCode(t, err, api.CodeExhausted)
 	})
+	t.Run("removes one of several", func(t *testing.T) {
+		var ids [2]bus.Blob
+		for i := range ids {
+			var err error
+			if ids[i], err = blobs.Put(t.Context(), "acme", "t4", strings.NewReader("one of two"), 100); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for range 2 {
+			if err := blobs.Remove(t.Context(), "acme", "t4", ids[0].ID); err != nil {
+				t.Fatal(err)
+			}
+		}
+		var got bytes.Buffer
+		wantCode(t, gateway.Get(t.Context(), "acme", "t4", ids[0], &got), api.CodeNotFound)
+		if err := gateway.Get(t.Context(), "acme", "t4", ids[1], &got); err != nil {
+			t.Error(err)
+		}
+		wantCode(t, blobs.Remove(t.Context(), "acme", "t4", "*"), api.CodeInvalid)
+	})
 	t.Run("purges", func(t *testing.T) {
 		kept, err := blobs.Put(t.Context(), "acme", "t2", strings.NewReader("kept"), 100)
 		if err != nil {

@@ -258,7 +258,10 @@ func (l *Ledger[T]) History(ctx context.Context, key Key, after uint64, limit in
 
 // Purge erases an entity with its history (retention). What remains is a tombstone, which the
 // stream drops after a day, so that every view hears of the end.
-func (l *Ledger[T]) Purge(ctx context.Context, key Key) error {
+func (l *Ledger[T]) Purge(ctx context.Context, key Key) error { return l.PurgeAt(ctx, key, 0) }
+
+// PurgeAt is Purge on the condition that rev is the newest revision (unless it is zero): conflict otherwise, and nothing is erased.
+func (l *Ledger[T]) PurgeAt(ctx context.Context, key Key, rev uint64) error {
 	subject, err := l.subject(key)
 	if err != nil {
 		return err
@@ -273,6 +276,9 @@ func (l *Ledger[T]) Purge(ctx context.Context, key Key) error {
 		}
 		if !ok {
 			return nil
+		}
+		if rev != 0 && e.Rev != rev {
+			return l.conflict(key)
 		}
 		var zero T
 		_, err = l.write(ctx, subject, e, meta, zero, true, nats.Header{"Nats-TTL": {purgedFor.String()}})

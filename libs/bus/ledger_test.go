@@ -151,6 +151,24 @@ func TestLedger(t *testing.T) {
 		}
 	})
 
+	t.Run("purge on a condition spares what was changed", func(t *testing.T) {
+		wantCode(t, l.PurgeAt(ctx, key, first.Rev), api.CodeConflict)
+		now, err := l.Get(ctx, key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		other := bus.Key{Tenant: key.Tenant, ID: "other"}
+		e, err := l.Create(ctx, other, meta, thing{N: 1})
+		if err == nil {
+			err = l.PurgeAt(ctx, other, e.Rev)
+		}
+		if err != nil || now.Rev == first.Rev {
+			t.Fatal(err)
+		}
+		_, err = l.Get(ctx, other)
+		wantCode(t, err, api.CodeNotFound)
+	})
+
 	t.Run("purge leaves nothing to read", func(t *testing.T) {
 		if err := l.Purge(ctx, key); err != nil {
 			t.Fatal(err)
