@@ -87,6 +87,9 @@ func (s *Service) lead(ctx context.Context) error {
 	parts.Go(func() { s.watchOrphans(ctx) })
 	parts.Go(func() { s.reseal(ctx) })
 	parts.Go(func() { s.keepPools(ctx) })
+	if d := s.deps.Declarations; d != nil {
+		parts.Go(func() { d.Follow(ctx, s) })
+	}
 	q.Run(ctx, s.cfg.Workers, s.reconcile)
 	return nil
 }

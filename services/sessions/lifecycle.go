@@ -73,7 +73,13 @@ func (s *Service) delete(ctx context.Context, req api.SessionRef) (api.Session, 
 	if err != nil {
 		return api.Session{}, err
 	}
-	e, err = s.move(ctx, e.Key, req.IfMatch, bus.Meta{Actor: p.ID, Verb: "delete"}, func(rec *api.SessionRecord) error {
+	e, err = s.finish(ctx, e.Key, req.IfMatch, bus.Meta{Actor: p.ID, Verb: "delete"})
+	return public(e), err
+}
+
+// finish has a session stopped for good, and removes what is left of one that failed.
+func (s *Service) finish(ctx context.Context, key bus.Key, rev uint64, meta bus.Meta) (bus.Entry[api.SessionRecord], error) {
+	e, err := s.move(ctx, key, rev, meta, func(rec *api.SessionRecord) error {
 		if rec.State == api.StateStopping || rec.State.Final() {
 			return bus.ErrUnchanged
 		}
@@ -83,7 +89,7 @@ func (s *Service) delete(ctx context.Context, req api.SessionRef) (api.Session, 
 	if err == nil && e.State.State == api.StateFailed {
 		err = s.deps.Runtime.Stop(ctx, refOf(e.Key), s.cfg.StopGrace, false)
 	}
-	return public(e), err
+	return e, err
 }
 
 // pause puts a running session aside.

@@ -61,8 +61,9 @@ type yard struct {
 	log    *bus.Log
 	cfg    sessions.Config
 
-	logs    io.Writer             // gets a copy of what the service and its runtime log, if set
-	metrics prometheus.Registerer // of the service; nil: none
+	logs         io.Writer             // gets a copy of what the service and its runtime log, if set
+	metrics      prometheus.Registerer // of the service; nil: none
+	declarations sessions.Declarations // nil: none
 
 	stop func()
 }
@@ -172,7 +173,7 @@ func (y *yard) serve(runtime sessions.Runtime, info sessions.RuntimeInfo) *repli
 		CheckURL: func(ctx context.Context, url string) error {
 			return repo.CheckURL(ctx, url, repo.Policy{AllowPrivate: y.cfg.AllowPrivateRepositories})
 		},
-		Logger: y.logger(), Metrics: y.metrics,
+		Logger: y.logger(), Metrics: y.metrics, Declarations: y.declarations,
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	var killed atomic.Bool

@@ -26,6 +26,9 @@ const (
 
 // changed is told of each change of the SESSIONS ledger.
 func (s *Service) changed(old *bus.Entry[api.SessionRecord], now bus.Entry[api.SessionRecord]) {
+	if d := s.deps.Declarations; d != nil {
+		d.Changed(now.Key.Tenant, now.Key.ID)
+	}
 	if now.Deleted {
 		s.enqueue(now.Key)
 		return

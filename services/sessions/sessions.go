@@ -46,6 +46,8 @@ type Deps struct {
 	Logger   *slog.Logger
 	Metrics  prometheus.Registerer // nil: none
 	Now      func() time.Time      // nil: time.Now
+	// Declarations, if set, are followed while this replica reconciles.
+	Declarations Declarations
 	// Denied, if set, is told of each refused operation. It must not block.
 	Denied func(ctx context.Context, op api.OpInfo, p api.Principal, err error)
 	// Acted, if set, is told of each act on secrets and stored credentials, by name. It must not block.
@@ -105,10 +107,10 @@ func New(cfg Config, deps Deps) *Service {
 }
 
 // Ready reports nil when the service answers operations.
-func (s *Service) Ready(context.Context) error {
+func (s *Service) Ready(ctx context.Context) error {
 	select {
 	case <-s.ready:
-		return nil
+		return s.deps.Conn.Ready(ctx)
 	default:
 		return api.Errorf(api.CodeUnavailable, "the sessions service is starting")
 	}
@@ -233,7 +235,7 @@ func (s *Service) register(server *rpc.Server) {
 	rpc.Handle(server, api.RunnerReport, s.report)
 	rpc.Handle(server, api.RunnerInbox, s.inbox)
 	rpc.Handle(server, api.RunnerResume, s.position)
-	rpc.Handle(server, api.RunnerBind, s.bind)
+	rpc.HandleLong(server, api.RunnerBind, bindTimeout, s.bind)
 }
 
 // public returns the part of an entry that leaves the service.
