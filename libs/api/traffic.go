@@ -167,6 +167,7 @@ type TrafficEffective struct {
 // TrafficDirectionValues is one direction's part.
 type TrafficDirectionValues struct {
 	Ceiling              *TrafficValue  `json:"ceiling,omitempty"`
+	Now                  string         `json:"now,omitempty" doc:"The ceiling that its node gives it now, while sessions contend for the uplink; absent: its own."`
 	Burst                *TrafficValue  `json:"burst,omitempty"`
 	PacketsPerSecond     *TrafficNumber `json:"packets_per_second,omitempty"`
 	Connections          *TrafficNumber `json:"connections,omitempty"`
@@ -323,6 +324,9 @@ type TrafficSessionCounters struct {
 	Session  string                 `json:"s"`
 	Download []TrafficClassCounters `json:"d,omitempty"`
 	Upload   []TrafficClassCounters `json:"u,omitempty"`
+	// DownloadNow and UploadNow are what its node gives it now, in bits per second, while that is less than its ceilings: sessions contend for the uplink.
+	DownloadNow uint64 `json:"dn,omitempty"`
+	UploadNow   uint64 `json:"un,omitempty"`
 }
 
 // TrafficClassCounters is one class's in one direction.

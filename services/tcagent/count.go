@@ -45,6 +45,7 @@ type counted struct {
 	id               string
 	on               kernel.Interface
 	download, upload map[tc.Minor]string // the names of its classes
+	shares           shares
 }
 
 func (s *Service) counters() ([]api.TrafficSessionCounters, error) {
@@ -52,7 +53,7 @@ func (s *Service) counters() ([]api.TrafficSessionCounters, error) {
 	var list []counted
 	for id, n := range s.sessions {
 		if n.on != nil && n.plan != nil && !n.gone {
-			list = append(list, counted{id, *n.on, names(n.plan.Download), names(n.plan.Upload)})
+			list = append(list, counted{id, *n.on, names(n.plan.Download), names(n.plan.Upload), n.held})
 		}
 	}
 	s.mu.Unlock()
@@ -67,7 +68,10 @@ func (s *Service) counters() ([]api.TrafficSessionCounters, error) {
 	}
 	out := make([]api.TrafficSessionCounters, len(list))
 	for i, c := range list {
-		out[i] = api.TrafficSessionCounters{Session: c.id, Download: named(c.download, read[i].Download), Upload: named(c.upload, read[i].Upload)}
+		out[i] = api.TrafficSessionCounters{
+			Session: c.id, Download: named(c.download, read[i].Download), Upload: named(c.upload, read[i].Upload),
+			DownloadNow: uint64(c.shares.download), UploadNow: uint64(c.shares.upload),
+		}
 	}
 	return out, nil
 }
@@ -103,7 +107,8 @@ func changed(last map[string]api.TrafficSessionCounters, now []api.TrafficSessio
 	var out []api.TrafficSessionCounters
 	for _, c := range now {
 		before := last[c.Session]
-		if !slices.Equal(before.Download, c.Download) || !slices.Equal(before.Upload, c.Upload) {
+		if !slices.Equal(before.Download, c.Download) || !slices.Equal(before.Upload, c.Upload) ||
+			before.DownloadNow != c.DownloadNow || before.UploadNow != c.UploadNow {
 			out = append(out, c)
 		}
 	}

@@ -19,9 +19,11 @@ type session struct {
 	heard     uint64 // the greatest revision that the bus told of
 	refused   bool   // what the bus told last was not taken on
 
+	shares  shares            // of the node's uplink, now (allocate.go)
 	on      *kernel.Interface // nil: not found
 	applied api.TrafficPlanApplied
 	inForce string    // the hash of the plan that the kernel holds; empty: none, or not known
+	held    shares    // with which the kernel holds it
 	tries   int       // that failed since the last news
 	after   time.Time // not before
 }
@@ -150,7 +152,7 @@ func (s *Service) settle(ctx context.Context, id string) {
 		s.mu.Unlock()
 		return
 	}
-	plan, gone, on, known, address := n.plan, n.gone, n.on, n.accepted, n.Record.Address
+	plan, gone, on, known, address, share := n.plan, n.gone, n.on, n.accepted, n.Record.Address, n.shares
 	s.mu.Unlock()
 	if gone {
 		s.takeAway(ctx, id, n, on)
@@ -160,13 +162,17 @@ func (s *Service) settle(ctx context.Context, id string) {
 		return // refused, and none before it
 	}
 	began := time.Now()
-	on, result, err := s.apply(ctx, plan, on, address)
+	on, result, err := s.apply(ctx, plan.Narrowed(share.download, share.upload), on, address)
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	asBefore := n.inForce == known.Record.Hash && n.held == share
+	if err == nil {
+		n.held = share
+	}
 	if n.gone || n.accepted.Rev != known.Rev {
 		s.lookLocked(id) // it is another plan's turn
 	}
-	s.outcome(id, n, known, on, result, err, began)
+	s.outcome(id, n, known, asBefore, on, result, err, began)
 }
 
 // apply finds the interface, where it is not known, and applies the plan.
@@ -208,14 +214,14 @@ var (
 	errNotFound  = errors.New("the session's network interface is not on this node yet")
 )
 
-// outcome takes note of what became of applying the plan known.
-func (s *Service) outcome(id string, n *session, known accepted, on *kernel.Interface, result kernel.Result, err error, began time.Time) {
+// outcome takes note of what became of applying the plan known; asBefore: which is in force since the last time, unless somebody changed it.
+func (s *Service) outcome(id string, n *session, known accepted, asBefore bool, on *kernel.Interface, result kernel.Result, err error, began time.Time) {
 	n.on = on
 	at := api.TrafficPlanApplied{Rev: known.Rev, Hash: known.Record.Hash, State: stateApplied, At: time.Now().UTC()}
 	var failed *kernel.ApplyError
 	switch {
 	case err == nil:
-		if n.inForce == known.Record.Hash && len(result.Steps) > 0 {
+		if asBefore && len(result.Steps) > 0 {
 			s.metrics.repairs.Inc()
 			s.log.Info("somebody changed a session's traffic control; it is as planned again", "session", id, "steps", len(result.Steps))
 			n.after = time.Now().Add(repairEvery)

@@ -84,6 +84,9 @@ func (s *Service) Run(ctx context.Context) error {
 	if s.kernel != nil {
 		group.Go("watch", s.watch)
 		group.Go("count", s.count)
+		if s.cfg.Uplink != "" {
+			group.Go("share the uplink", s.allocate)
+		}
 	}
 	return group.Wait()
 }

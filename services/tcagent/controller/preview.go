@@ -49,7 +49,9 @@ func (c *Controller) effective(ctx context.Context, req api.EffectiveTrafficRequ
 		return api.TrafficEffective{}, err
 	}
 	_, e := c.compiled(set, f)
-	return shown(f.ID, e)
+	out, err := shown(f.ID, e)
+	c.counts.fill(&out, f.ID, c.deps.Now())
+	return out, err
 }
 
 // assumed is a node that can do everything: what is asked of a node of which nothing is known.

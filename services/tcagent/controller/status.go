@@ -131,6 +131,7 @@ func (c *Controller) session(ctx context.Context, req api.SessionRef) (api.Traff
 	}
 	out.Intended, out.Applied = c.planOf(f)
 	out.Counters = c.counts.of(f.ID, c.deps.Now())
+	c.counts.fill(&out.Effective, f.ID, c.deps.Now())
 	if out.Intended == nil {
 		return out, nil
 	}

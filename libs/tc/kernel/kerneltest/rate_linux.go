@@ -60,3 +60,9 @@ func (s *Session) AddAddress(t testing.TB, cidr string) {
 	t.Helper()
 	address(t, s.Namespace, "e0", cidr)
 }
+
+// AddAddress gives a device of the namespace an address.
+func (n *Namespace) AddAddress(t testing.TB, device, cidr string) {
+	t.Helper()
+	address(t, n, device, cidr)
+}
