@@ -273,6 +273,9 @@ func showEffective(t *table, e api.TrafficEffective) {
 		name string
 		of   api.TrafficDirectionValues
 	}{{"download", e.Download}, {"upload", e.Upload}} {
+		if d.of.Now != "" {
+			t.row(d.name+" now", d.of.Now, "the node's uplink is shared")
+		}
 		for _, v := range []struct {
 			name  string
 			value *api.TrafficValue
