@@ -61,6 +61,9 @@ func TestServerSideDryRun(t *testing.T) {
 		k.must(t, "", "create", "namespace", ns)
 		k.must(t, "", "label", "namespace", ns, "pod-security.kubernetes.io/warn=restricted", "pod-security.kubernetes.io/enforce=restricted")
 	}
+	for _, ns := range []string{"team-a", "team-b"} {
+		k.must(t, "", "create", "namespace", ns)
+	}
 	for _, account := range []string{"agentyard-check"} { // a pod's must exist; a dry run makes none
 		k.must(t, "", "create", "serviceaccount", account, "-n", "yard")
 	}

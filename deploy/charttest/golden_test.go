@@ -45,6 +45,11 @@ gateway:
   affinity: {nodeAffinity: {}}
   priorityClassName: high
   serviceAccountAnnotations: {eks.amazonaws.com/role-arn: "arn:aws:iam::1:role/yard"}
+sessions:
+  declarations:
+    enabled: true
+    namespaces: {team-a: default/ua234567a234567ab, team-b: acme/ub234567b234567bc}
+    url: https://yard.example.com
 tcagent: {enabled: true}
 tccontroller: {enabled: true}
 dashboards: {enabled: true}

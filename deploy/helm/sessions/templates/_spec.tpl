@@ -12,6 +12,12 @@ flags:
   kube.service-account: {{ include "lib.yard" . }}-session
   kube.image: {{ include "lib.image" (dict "root" . "image" .Values.runner.image) }}
   kube.pull-policy: {{ .Values.global.image.pullPolicy }}
+  {{- if .Values.declarations.enabled }}
+  {{- $given := list }}
+  {{- range $namespace, $user := .Values.declarations.namespaces }}{{ $given = append $given (printf "%s=%s" $namespace $user) }}{{ end }}
+  kube.declarations: {{ join "," $given | quote }}
+  kube.declarations-url: {{ .Values.declarations.url | quote }}
+  {{- end }}
 mounts:
   - {name: secrets, mountPath: /etc/agentyard/secrets, readOnly: true}
 volumes:

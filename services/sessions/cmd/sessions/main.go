@@ -88,6 +88,10 @@ func run(ctx context.Context, args []string, getenv func(string) string) error {
 	if err != nil {
 		return err
 	}
+	declarations, err := where.declarations(d.Logger)
+	if err != nil {
+		return err
+	}
 	keys := trust.New(conn, d.Logger)
 	denials := trust.NewDenials(rpc.NewClient(conn, rpc.ClientConfig{Name: "sessions", Metrics: d.Metrics}), d.Logger)
 	service := sessions.New(cfg, sessions.Deps{
@@ -97,7 +101,7 @@ func run(ctx context.Context, args []string, getenv func(string) string) error {
 		CheckURL: func(ctx context.Context, url string) error {
 			return repo.CheckURL(ctx, url, repo.Policy{AllowPrivate: cfg.AllowPrivateRepositories})
 		},
-		Denied: denials.Denied, Acted: denials.Acted, Logger: d.Logger, Metrics: d.Metrics,
+		Declarations: declarations, Denied: denials.Denied, Acted: denials.Acted, Logger: d.Logger, Metrics: d.Metrics,
 	})
 
 	d.Ready("trust", keys.Check)

@@ -11,6 +11,7 @@ import (
 	"agentyard.dev/libs/bus"
 	"agentyard.dev/services/sessions"
 	"agentyard.dev/services/sessions/kube"
+	"agentyard.dev/services/sessions/kube/declare"
 	"agentyard.dev/services/sessions/process"
 )
 
@@ -19,6 +20,8 @@ type runtimes struct {
 	kind  string
 	local process.Config
 	kube  kube.Config
+	// declared are the objects of the cluster that declare sessions.
+	declared declare.Config
 }
 
 // runtime is one of them.
@@ -33,6 +36,23 @@ func (r *runtimes) register(fs *flag.FlagSet) {
 	fs.StringVar(&r.kind, "sessions.runtime", process.Name, "where sessions run: process, as processes of this machine, or kube, as pods")
 	r.local.Register(fs)
 	r.kube.Register(fs)
+	r.declared.Register(fs)
+}
+
+// declarations returns who follows the objects that declare sessions; nil: nobody.
+func (r *runtimes) declarations(logger *slog.Logger) (sessions.Declarations, error) {
+	if r.declared.Namespaces == "" {
+		return nil, nil
+	}
+	cluster, err := r.kube.Connect()
+	if err != nil {
+		return nil, fmt.Errorf("-kube.declarations: %w", err)
+	}
+	c, err := declare.New(r.declared, cluster, logger)
+	if err != nil || c == nil {
+		return nil, err
+	}
+	return c, nil
 }
 
 // open returns the chosen runtime, with nothing done yet. secrets are files that agents must not see.
