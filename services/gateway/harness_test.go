@@ -24,6 +24,7 @@ import (
 	"agentyard.dev/libs/rpc"
 	"agentyard.dev/libs/token"
 	"agentyard.dev/libs/trust"
+	"agentyard.dev/libs/trust/trusttest"
 )
 
 const patience = 20 * time.Second
@@ -57,19 +58,8 @@ func newYard(t testing.TB) *yard {
 	y.auth = bustest.Connect(t, srv, ring, "auth")
 	y.sessions = bustest.Connect(t, srv, ring, "sessions")
 	ctx := timeout(t)
-	now := time.Now()
 	var err error
-	if y.signing, err = token.NewSigningKey(now.Add(-time.Hour), now.Add(-time.Hour), now.Add(time.Hour)); err != nil {
-		t.Fatal(err)
-	}
-	sets, err := bus.OpenLedger[trust.KeySet](ctx, y.auth, bus.LedgerConfig{Noun: trust.JWKSNoun})
-	must(t, err)
-	_, err = sets.Create(ctx, trust.KeySetKey, bus.Meta{Actor: "service:auth", Verb: "create"}, trust.KeySet{
-		Keys: []trust.PublicKey{{JWK: y.signing.JWK(), SignFrom: y.signing.SignFrom, RetireAt: y.signing.RetireAt}},
-	})
-	must(t, err)
-	y.revoked, err = bus.OpenLedger[trust.Revocation](ctx, y.auth, bus.LedgerConfig{Noun: trust.RevokedNoun, MaxAge: trust.RevokedMaxAge})
-	must(t, err)
+	y.signing, y.revoked = trusttest.Publish(t, y.auth)
 	y.records, err = bus.OpenLedger[api.SessionRecord](ctx, y.sessions, bus.LedgerConfig{Noun: "sessions"})
 	must(t, err)
 	y.log, err = bus.OpenLog(ctx, y.sessions, bus.LogConfig{})

@@ -14,6 +14,7 @@ import (
 	"agentyard.dev/libs/rpc"
 	"agentyard.dev/libs/token"
 	"agentyard.dev/libs/trust"
+	"agentyard.dev/libs/trust/trusttest"
 )
 
 // patience is how long a test waits for what should take milliseconds.
@@ -33,23 +34,8 @@ func newYard(t *testing.T) *yard {
 	srv, ring := bustest.New(t)
 	y := &yard{t: t, srv: srv, ring: ring}
 	y.client = rpc.NewClient(bustest.Connect(t, srv, ring, "gateway"), rpc.ClientConfig{Name: "gateway"})
-	now := time.Now().Add(-time.Second)
-	var err error
-	if y.key, err = token.NewSigningKey(now, now, now.Add(3*time.Hour)); err != nil {
-		t.Fatal(err)
-	}
-	auth, sessions := bustest.Connect(t, srv, ring, "auth"), bustest.Connect(t, srv, ring, "sessions")
-	set, err := bus.OpenLedger[trust.KeySet](t.Context(), auth, bus.LedgerConfig{Noun: trust.JWKSNoun})
-	if err == nil {
-		_, err = set.Create(t.Context(), trust.KeySetKey, bus.Meta{Actor: "test", Verb: "create"}, trust.KeySet{Keys: []trust.PublicKey{{JWK: y.key.JWK(), SignFrom: now}}})
-	}
-	if err == nil {
-		_, err = bus.OpenLedger[trust.Revocation](t.Context(), auth, bus.LedgerConfig{Noun: trust.RevokedNoun, MaxAge: trust.RevokedMaxAge})
-	}
-	if err == nil {
-		_, err = bus.OpenLedger[api.SessionRecord](t.Context(), sessions, bus.LedgerConfig{Noun: "sessions"})
-	}
-	if err != nil {
+	y.key, _ = trusttest.Publish(t, bustest.Connect(t, srv, ring, "auth"))
+	if _, err := bus.OpenLedger[api.SessionRecord](t.Context(), bustest.Connect(t, srv, ring, "sessions"), bus.LedgerConfig{Noun: "sessions"}); err != nil {
 		t.Fatal(err)
 	}
 	return y

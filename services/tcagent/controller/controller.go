@@ -103,10 +103,10 @@ func New(cfg Config, deps Deps) *Controller {
 }
 
 // Ready reports nil when the controller answers operations.
-func (c *Controller) Ready(context.Context) error {
+func (c *Controller) Ready(ctx context.Context) error {
 	select {
 	case <-c.ready:
-		return nil
+		return c.deps.Bus.Ready(ctx)
 	default:
 		return api.Errorf(api.CodeUnavailable, "the traffic controller is starting")
 	}
