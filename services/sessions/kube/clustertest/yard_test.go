@@ -35,6 +35,7 @@ type yard struct {
 	namespace string
 	kube      kubernetes.Interface
 	srv       *bus.Server
+	ring      *bus.Keyring
 	issuer    *bus.SessionIssuer
 	client    *rpc.Client
 	admin     context.Context
@@ -72,14 +73,14 @@ type keys map[string]ed25519.PublicKey
 
 func (k keys) VerifyingKeys() map[string]ed25519.PublicKey { return k }
 
-func newYard(t *testing.T, change func(*sessions.Config, *kube.Config)) *yard {
+func newYard(t *testing.T, change func(*sessions.Config, *kube.Config), with ...func(*sessions.Deps)) *yard {
 	t.Helper()
 	ring, err := bus.OpenKeyring(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
 	y := &yard{
-		t: t, namespace: clustertest.Namespace(t), kube: clustertest.Client(t), issuer: ring.SessionIssuer(),
+		t: t, namespace: clustertest.Namespace(t), kube: clustertest.Client(t), ring: ring, issuer: ring.SessionIssuer(),
 		srv: bustest.Start(t, ring, t.TempDir(), cluster.Gateway+":0"),
 	}
 	key, err := token.NewSigningKey(time.Now(), time.Now(), time.Now().Add(24*time.Hour))
@@ -106,13 +107,17 @@ func newYard(t *testing.T, change func(*sessions.Config, *kube.Config)) *yard {
 	reach := clustertest.Config(t)
 	reach.Wrap(y.calls.wrap)
 	runtime := run(t, kcfg, kube.Deps{Cluster: reach, BusURL: y.srv.URL(), Credentials: y.issuer.PodCredentials, Logger: logger})
-	service := sessions.New(cfg, sessions.Deps{
+	deps := sessions.Deps{
 		Conn: bustest.Connect(t, y.srv, ring, "sessions"), Auth: token.NewVerifier(keys{key.ID: key.Private.Public().(ed25519.PublicKey)}, nil, nil),
 		Issuer: y.issuer, BusURL: y.srv.URL(), Runtime: runtime, Info: runtime.Info(),
 		Kind:     func(name string) bool { _, ok := agent.LookupKind(name); return ok },
 		CheckURL: func(context.Context, string) error { return nil },
 		Logger:   logger,
-	})
+	}
+	for _, f := range with {
+		f(&deps)
+	}
+	service := sessions.New(cfg, deps)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() {

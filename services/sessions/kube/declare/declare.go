@@ -169,10 +169,10 @@ func (c *Controller) follow(ctx context.Context, s yard) error {
 			parts.Go(func() { informer.RunWithContext(ctx) })
 		}
 	}
-	r := reconciler{c: c, yard: s, client: client, stores: stores}
+	r := reconciler{c: c, yard: s, client: client, queue: queue, stores: stores}
 	for range workers {
 		parts.Go(func() {
-			for r.next(ctx, queue) {
+			for r.next(ctx) {
 			}
 		})
 	}

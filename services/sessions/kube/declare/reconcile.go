@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -24,6 +25,7 @@ type reconciler struct {
 	c      *Controller
 	yard   yard
 	client dynamic.Interface
+	queue  workqueue.TypedRateLimitingInterface[item]
 	stores map[schema.GroupVersionResource]map[string]cache.Store // what is watched, by namespace
 }
 
@@ -38,7 +40,8 @@ func listWatch(api dynamic.ResourceInterface) *cache.ListWatch {
 }
 
 // next compares the next object of the queue; false when there will be none.
-func (r *reconciler) next(ctx context.Context, queue workqueue.TypedRateLimitingInterface[item]) bool {
+func (r *reconciler) next(ctx context.Context) bool {
+	queue := r.queue
 	it, done := queue.Get()
 	if done {
 		return false
@@ -155,6 +158,14 @@ func (r *reconciler) session(ctx context.Context, it item, o *unstructured.Unstr
 	return errors.Join(err, gone(r.write(ctx, it, o, s)))
 }
 
+// again queues the sessions of a namespace.
+func (r *reconciler) again(namespace string) {
+	for _, name := range r.stores[sessionResource][namespace].ListKeys() {
+		_, name, _ = strings.Cut(name, "/")
+		r.queue.Add(item{resource: sessionResource, namespace: namespace, name: name})
+	}
+}
+
 // profile is session for profiles.
 func (r *reconciler) profile(ctx context.Context, it item, o *unstructured.Unstructured, d sessions.Declaration) error {
 	s := statusOf(o)
@@ -175,6 +186,9 @@ func (r *reconciler) profile(ctx context.Context, it item, o *unstructured.Unstr
 	now, err := r.yard.DeclareProfile(ctx, d, made, p)
 	switch {
 	case err == nil:
+		if s.Revision != now.Rev {
+			r.again(it.namespace) // sessions that were refused for want of it
+		}
 		s.Revision, s.Reason = now.Rev, ""
 		s.set(accepted, true, asIs, "")
 	case api.CodeOf(err) == api.CodeUnavailable:
