@@ -3,11 +3,15 @@ package sessions
 import (
 	"context"
 	"encoding/json"
+	"time"
 
 	"agentyard.dev/libs/api"
 	"agentyard.dev/libs/bus"
 	"agentyard.dev/services/sessions/launch"
 )
+
+// bindTimeout bounds one binding, with the wait of a pod that is no session's yet.
+const bindTimeout = 25 * time.Second
 
 // bind tells a pod its launch, once. That it is told is written down before, with the pod's UID: whoever asks again with the same
 // credential, another pod or another replica, learns nothing. If the answer is lost, so is the pod, and the next incarnation follows.
@@ -22,6 +26,8 @@ func (s *Service) bind(ctx context.Context, req api.RunnerBindRequest) (api.Runn
 	if err != nil {
 		return none, err
 	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), writeTimeout) // from here on all of it happens, though the service stops
+	defer cancel()
 	key := bus.Key{Tenant: at.Tenant, ID: at.Session}
 	meta := bus.Meta{Actor: actor, Verb: "bind", Reason: "pod " + req.Pod}
 	e, err := s.sessions.Update(ctx, key, meta, func(rec api.SessionRecord) (api.SessionRecord, error) {

@@ -178,14 +178,7 @@ func (s *Service) setPools(ctx context.Context, pooler Pooler) error {
 	}
 	s.byName.All(func(e bus.Entry[api.Profile]) bool {
 		if p := e.State; p.Pool != nil {
-			specs[e.Key] = PoolSpec{
-				Tenant: e.Key.Tenant, Profile: e.Key.ID, Want: poolWant(p.Pool, s.demand.lately(e.Key, s.now()), s.now()),
-				Shape: launch.Launch{
-					Tenant:  e.Key.Tenant,
-					Sandbox: launch.Sandbox{Isolation: p.Isolation, Resources: p.Resources},
-					Pod:     launch.Pod{Profile: e.Key.ID, Image: p.Image, Pod: p.Pod},
-				},
-			}
+			specs[e.Key] = s.poolSpec(e.Key, p)
 		}
 		return true
 	})
@@ -196,6 +189,18 @@ func (s *Service) setPools(ctx context.Context, pooler Pooler) error {
 		}
 	}
 	return first
+}
+
+// poolSpec returns what a profile's pool should be now.
+func (s *Service) poolSpec(key bus.Key, p api.Profile) PoolSpec {
+	return PoolSpec{
+		Tenant: key.Tenant, Profile: key.ID, Want: poolWant(p.Pool, s.demand.lately(key, s.now()), s.now()),
+		Shape: launch.Launch{
+			Tenant:  key.Tenant,
+			Sandbox: launch.Sandbox{Isolation: p.Isolation, Resources: p.Resources},
+			Pod:     launch.Pod{Profile: key.ID, Image: p.Image, Pod: p.Pod},
+		},
+	}
 }
 
 // pool shows what has become of a profile's pool.
@@ -209,8 +214,8 @@ func (s *Service) pool(ctx context.Context, req api.NameRef) (api.PoolStatus, er
 	if !ok || profile.Pool == nil {
 		return api.PoolStatus{Reason: "the profile has no pool"}, nil
 	}
-	now := s.now()
-	out := api.PoolStatus{Want: poolWant(profile.Pool, s.demand.lately(bus.Key{Tenant: p.Tenant, ID: profile.Name}, now), now)}
+	spec := s.poolSpec(bus.Key{Tenant: p.Tenant, ID: profile.Name}, profile)
+	out := api.PoolStatus{Want: spec.Want}
 	states, err := pooler.Pools(ctx)
 	if err != nil {
 		return api.PoolStatus{}, err
@@ -220,8 +225,11 @@ func (s *Service) pool(ctx context.Context, req api.NameRef) (api.PoolStatus, er
 			out.Ready, out.Coming, out.Reason = st.Ready, st.Coming, st.Reason
 		}
 	}
-	if !scheduled(profile.Pool, now) {
+	switch {
+	case !scheduled(profile.Pool, s.now()):
 		out.Reason = "it is outside of the schedule's windows"
+	case out.Reason == "" && out.Ready+out.Coming < out.Want && s.deps.Info.PoolHoldup != nil: // another replica may know why
+		out.Reason = s.deps.Info.PoolHoldup(ctx, spec)
 	}
 	return out, nil
 }

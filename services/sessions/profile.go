@@ -59,6 +59,9 @@ func (s *Service) checkProfile(prefix string, p api.Profile) error {
 	bad.furniture(prefix, p)
 	_, pools := s.deps.Runtime.(Pooler)
 	bad.pool(prefix+"/pool", p.Pool, pools)
+	if p.Pool != nil && p.Pod.Volume != nil {
+		bad.Add(prefix+"/pool", "sessions with a volume of their own cannot be ready before there is a session: leave out pod.volume or the pool")
+	}
 	bad.resources(prefix+"/resources", p.Resources)
 	bad.pod(prefix, p.Image, p.Pod)
 	if !s.deps.Info.Pods && (p.Image != "" || !reflect.DeepEqual(p.Pod, api.Pod{})) {

@@ -34,7 +34,8 @@ type Keeper interface {
 // LateBinder is a Runtime whose runners have no launch when they begin, but ask for it ([api.RunnerBind]). Any replica may be asked. Start makes
 // the place for a runner; the launch that it is given matters only for what it says about that place.
 type LateBinder interface {
-	// Identify returns whose runner asks: which has proven to be id, and says what req says.
+	// Identify returns whose runner asks: which has proven to be id, and says what req says. For one that is no session's yet it may
+	// wait, for seconds, and is unavailable if that does not change.
 	Identify(ctx context.Context, id string, req api.RunnerBindRequest) (Placed, error)
 	// Place fills in where such a runner works.
 	Place(l *launch.Launch)
@@ -77,6 +78,8 @@ type RuntimeInfo struct {
 	Pods bool
 	// Holdup, if set, says what keeps a session's runner from running, for a person; "" when nothing is known to.
 	Holdup func(ctx context.Context, s Ref) string
+	// PoolHoldup, if set, says what keeps a pool from being filled, for a person; "" when nothing does. It is asked when the pool itself has no reason to show.
+	PoolHoldup func(ctx context.Context, p PoolSpec) string
 	// Isolation is what separates an agent from the machine: Session.Isolation. It may take a moment the first time.
 	Isolation func() []string
 	// Lacks returns what of a profile's Isolation the runtime cannot give.

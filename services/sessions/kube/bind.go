@@ -3,6 +3,7 @@ package kube
 import (
 	"context"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -13,33 +14,58 @@ import (
 	"agentyard.dev/services/sessions/launch"
 )
 
+// holdFor is how long a pod that waits in a pool is held on the line. It asks again at once; an answer that is lost with the
+// replica that would have given it costs it no more than that.
+const holdFor = 5 * time.Second
+
 // Identify implements sessions.LateBinder: it returns whose runner the pod is that says its name and UID, and has proven
 // to be the pod of that id. It is the cluster that says so, not the pod. Errors: unavailable when the cluster does not say yet,
-// denied when the three do not belong together, conflict for a pod that has ended or is being deleted.
+// denied when the three do not belong together, conflict for a pod that has ended or is being deleted. Of a pod that waits in a pool it
+// waits, for a while, until a session has taken it.
 func (r *Runtime) Identify(ctx context.Context, id string, req api.RunnerBindRequest) (sessions.Placed, error) {
 	if err := r.Ready(ctx); err != nil {
 		return sessions.Placed{}, err
 	}
-	r.mu.Lock()
-	_, known := r.byName[req.Pod]
-	r.mu.Unlock()
-	if !known {
-		if err := r.look(ctx, req.Pod); err != nil {
-			return sessions.Placed{}, err
+	hold := time.NewTimer(holdFor)
+	defer hold.Stop()
+	for looked := false; ; {
+		at, waits, err := r.placed(id, req)
+		switch {
+		case err != nil && waits == nil && !looked && api.CodeOf(err) == api.CodeUnavailable:
+			if err := r.look(ctx, req.Pod); err != nil {
+				return at, err
+			}
+			looked = true
+			continue
+		case waits == nil:
+			return at, err
+		}
+		select {
+		case <-waits:
+		case <-hold.C:
+			return at, err
+		case <-ctx.Done():
+			return at, err
 		}
 	}
+}
+
+// placed is Identify without waiting: for a pod that waits in a pool it returns what is closed when that ends.
+func (r *Runtime) placed(id string, req api.RunnerBindRequest) (at sessions.Placed, waits <-chan struct{}, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	p := r.byName[req.Pod]
+	p, w := r.byName[req.Pod], r.warm[req.Pod]
 	switch {
+	case p == nil && w == nil:
+		return at, nil, api.Errorf(api.CodeUnavailable, "this pod is not known yet")
+	case p == nil && (w.id != id || w.uid != req.UID), p != nil && (p.id != id || p.uid != req.UID):
+		return at, nil, api.Errorf(api.CodeDenied, "this credential is not that pod's")
 	case p == nil:
-		return sessions.Placed{}, api.Errorf(api.CodeUnavailable, "this pod is not known yet")
-	case p.id != id || p.uid != req.UID:
-		return sessions.Placed{}, api.Errorf(api.CodeDenied, "this credential is not that pod's")
+		return at, w.left, api.Errorf(api.CodeUnavailable, "this pod waits for a session")
 	case p.ended || p.stopping || !p.deleted.IsZero():
-		return sessions.Placed{}, api.Errorf(api.CodeConflict, "this pod is wanted no more")
+		return at, nil, api.Errorf(api.CodeConflict, "this pod is wanted no more")
 	}
-	return sessions.Placed{Instance: p.Instance, Node: p.node}, nil
+	return sessions.Placed{Instance: p.Instance, Node: p.node}, nil, nil
 }
 
 // look asks the cluster for a pod that the watch has not shown yet.
@@ -49,7 +75,7 @@ func (r *Runtime) look(ctx context.Context, name string) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	p, err := r.client.CoreV1().Pods(r.cfg.Namespace).Get(ctx, name, metav1.GetOptions{})
+	p, err := r.shard(name).CoreV1().Pods(r.cfg.Namespace).Get(ctx, name, metav1.GetOptions{})
 	switch {
 	case apierrors.IsNotFound(err):
 		return api.Errorf(api.CodeDenied, "there is no such pod")
@@ -99,7 +125,7 @@ func (r *Runtime) Holdup(ctx context.Context, ref sessions.Ref) string {
 func (r *Runtime) lastEvent(ctx context.Context, uid string) string {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	events, err := r.client.CoreV1().Events(r.cfg.Namespace).List(ctx, metav1.ListOptions{
+	events, err := r.shard(uid).CoreV1().Events(r.cfg.Namespace).List(ctx, metav1.ListOptions{
 		FieldSelector: "involvedObject.uid=" + uid + ",type=" + corev1.EventTypeWarning, Limit: 100,
 	})
 	if err != nil {

@@ -13,11 +13,14 @@ import (
 	"context"
 	"flag"
 	"fmt"
+	"hash/fnv"
 	"log/slog"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
@@ -94,14 +97,19 @@ type Deps struct {
 	Logger      *slog.Logger
 }
 
-// Runtime implements sessions.Runtime, sessions.Keeper and sessions.LateBinder.
+// Runtime implements sessions.Runtime, sessions.Keeper and sessions.Pooler.
 type Runtime struct {
-	cfg    Config
-	deps   Deps
-	log    *slog.Logger
-	client kubernetes.Interface // Run has it; see Ready
-	exits  chan sessions.Exit
-	ready  chan struct{} // closed when the cluster's pods and volumes are known
+	cfg     Config
+	deps    Deps
+	log     *slog.Logger
+	shards  []kubernetes.Interface // for what is done with sessions; Run has them, see Ready
+	filling kubernetes.Interface   // for pools
+	exits   chan sessions.Exit
+	ready   chan struct{} // closed when the cluster's pods and volumes are known
+
+	starting atomic.Int32  // sessions that are being started; pools wait for them
+	calm     chan struct{} // of capacity 1: none is any more
+	refill   chan struct{} // of capacity 1: a pool may need something
 
 	mu      sync.Mutex
 	locks   map[string]*lock           // by session: one start or stop at a time
@@ -111,6 +119,9 @@ type Runtime struct {
 	news    []sessions.Exit   // not yet told; bounded by the pods that there were
 	wake    chan struct{}     // of capacity 1: news
 	refused map[string]string // by session: why its pod could not be made
+	warm    map[string]*warm  // by name: pods that wait for a session
+	warmBy  map[poolKey]map[string]*warm
+	pools   map[poolKey]*pool
 }
 
 // lock serialises what is done with one session; users is how many hold or want it.
@@ -136,6 +147,8 @@ func New(cfg Config, deps Deps) *Runtime {
 		cfg: cfg, deps: deps, log: deps.Logger, exits: make(chan sessions.Exit, exitBuffer), ready: make(chan struct{}),
 		locks: map[string]*lock{}, pods: map[string]map[string]*pod{}, byName: map[string]*pod{},
 		volumes: map[string]volume{}, wake: make(chan struct{}, 1), refused: map[string]string{},
+		calm: make(chan struct{}, 1), refill: make(chan struct{}, 1),
+		warm: map[string]*warm{}, warmBy: map[poolKey]map[string]*warm{}, pools: map[poolKey]*pool{},
 	}
 }
 
@@ -146,7 +159,7 @@ func (r *Runtime) Info() sessions.RuntimeInfo {
 		Name: Name, Shared: true, Pods: true,
 		Isolation: func() []string { return have },
 		Lacks:     func(want []string) []string { return without(want, have) },
-		Holdup:    r.Holdup,
+		Holdup:    r.Holdup, PoolHoldup: r.WhyNot,
 	}
 }
 
@@ -166,11 +179,10 @@ func without(want, have []string) []string {
 
 // Run follows the cluster until ctx ends. The pods go on. The other methods wait for it.
 func (r *Runtime) Run(ctx context.Context) error {
-	client, watch, err := r.clients()
+	watch, err := r.clients()
 	if err != nil {
 		return fmt.Errorf("kube runtime: %w", err)
 	}
-	r.client = client
 	var parts sync.WaitGroup
 	defer parts.Wait()
 	ctx, cancel := context.WithCancel(ctx)
@@ -180,6 +192,7 @@ func (r *Runtime) Run(ctx context.Context) error {
 		return nil // told to stop before the cluster answered
 	}
 	close(r.ready)
+	parts.Go(func() { r.fill(ctx) })
 	tick := time.NewTicker(tidyEvery)
 	defer tick.Stop()
 	for {
@@ -192,25 +205,40 @@ func (r *Runtime) Run(ctx context.Context) error {
 	}
 }
 
-// clients returns one client for requests and one for watches, each with a connection of its own: a burst of the one does not
-// hold up the other. The server decides how much it takes (API priority and fairness); the clients wait when it says so.
-func (r *Runtime) clients() (calls, watch kubernetes.Interface, err error) {
-	client := func(purpose string) (kubernetes.Interface, error) {
+// shards is how many connections what is done with sessions is spread over. One connection takes a bounded number of requests at once (HTTP/2), and
+// a large answer on it holds up the small ones behind it.
+const shards = 4
+
+// clients makes the clients, each with connections of its own, so that a burst of one kind does not hold up another: some for sessions, one for
+// pools, and the one for watches that it returns. The server decides how much it takes (API priority and fairness); nothing is held back here, and
+// what it refuses is told as exhausted.
+func (r *Runtime) clients() (watch kubernetes.Interface, err error) {
+	client := func(purpose string, timeout time.Duration) (c kubernetes.Interface) {
+		if err != nil {
+			return nil
+		}
 		cfg := rest.CopyConfig(r.deps.Cluster)
 		cfg.QPS = -1
 		cfg.UserAgent = "agentyard-sessions/" + purpose
+		cfg.ContentType, cfg.AcceptContentTypes = runtime.ContentTypeProtobuf, runtime.ContentTypeProtobuf+","+runtime.ContentTypeJSON
 		// Transports are shared by equal configurations; a dialler of its own makes this one unequal.
 		cfg.Dial = (&net.Dialer{Timeout: callTimeout, KeepAlive: 15 * time.Second}).DialContext
-		if purpose == "calls" {
-			cfg.Timeout = callTimeout
-		}
-		return kubernetes.NewForConfig(cfg)
+		cfg.Timeout = timeout
+		c, err = kubernetes.NewForConfig(cfg)
+		return c
 	}
-	if calls, err = client("calls"); err != nil {
-		return nil, nil, err
+	for range shards {
+		r.shards = append(r.shards, client("calls", callTimeout))
 	}
-	watch, err = client("watch")
-	return calls, watch, err
+	r.filling = client("pools", callTimeout)
+	return client("watch", 0), err
+}
+
+// shard returns the client for what is done with a session or a pod: always the same one.
+func (r *Runtime) shard(name string) kubernetes.Interface {
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(name)) // of a hash it has no error
+	return r.shards[h.Sum32()%shards]
 }
 
 // Ready waits until the cluster's pods are known.

@@ -23,6 +23,7 @@ const (
 	labelIncarnation = "agentyard.dev/incarnation"
 	labelProfile     = "agentyard.dev/profile"
 	labelPod         = "agentyard.dev/pod"  // the id with which the pod asks to be bound
+	labelPool        = "agentyard.dev/pool" // of a pod that was made for a pool: whether it waits for a session
 	labelKeep        = "agentyard.dev/keep" // of a volume that its session does not take along
 	labelInstance    = "app.kubernetes.io/instance"
 	labelManagedBy   = "app.kubernetes.io/managed-by"
@@ -30,6 +31,7 @@ const (
 	managedBy        = "agentyard-sessions"
 	podName          = "agentyard-session"
 	userPrefix       = "user.agentyard.dev/"
+	shapeNote        = "agentyard.dev/shape" // an annotation, likewise: of which kind it is
 )
 
 const (
@@ -53,6 +55,7 @@ type generic struct {
 	credentials []byte // with which
 	pod         launch.Pod
 	limits      api.Resources
+	tenant      string // whose pool it is for, if it is for one
 }
 
 // manifest returns a generic pod.

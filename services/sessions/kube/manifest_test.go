@@ -176,13 +176,15 @@ func TestObserve(t *testing.T) {
 	}
 	p := pod("a", "i", corev1.PodRunning)
 	r.observe(p, true)
-	r.observe(pod("stranger", "i", corev1.PodFailed), false) // of another name: a second pod of the same session
+	next := pod("next", "i", corev1.PodFailed) // a second pod of the same session
+	next.Labels[labelIncarnation] = "2"
+	r.observe(next, false)
 	dead := pod("a", "i", corev1.PodFailed)
 	r.observe(dead, false)
 	r.observe(dead, false)
 	r.removed(dead)
 	r.removed(dead)
-	if len(r.news) != 2 || r.news[0].Session != "sabcdefghijklmnop" || r.news[0].Incarnation != 1 || r.news[0].Unwatched {
+	if len(r.news) != 2 || r.news[0].Incarnation != 2 || r.news[1].Session != "sabcdefghijklmnop" || r.news[1].Incarnation != 1 || r.news[1].Unwatched {
 		t.Errorf("told %+v", r.news)
 	}
 	nobodys := pod("warm", "i", corev1.PodFailed)

@@ -44,7 +44,11 @@ func strip(obj any) (any, error) {
 		return obj, nil
 	}
 	labels := map[string]string{}
-	for _, name := range []string{labelSession, labelTenant, labelIncarnation, labelPod} {
+	waits := p.Labels[labelPool] == poolFree // of those more is read
+	for _, name := range []string{labelSession, labelTenant, labelIncarnation, labelPod, labelPool, labelProfile} {
+		if name == labelProfile && !waits {
+			continue
+		}
 		if v, ok := p.Labels[name]; ok {
 			labels[name] = v
 		}
@@ -57,8 +61,11 @@ func strip(obj any) (any, error) {
 		Spec:   corev1.PodSpec{NodeName: p.Spec.NodeName},
 		Status: corev1.PodStatus{Phase: p.Status.Phase, Reason: p.Status.Reason, Message: p.Status.Message},
 	}
+	if waits {
+		out.CreationTimestamp, out.Annotations = p.CreationTimestamp, map[string]string{shapeNote: p.Annotations[shapeNote]}
+	}
 	for _, c := range p.Status.Conditions {
-		if c.Type == corev1.PodScheduled || c.Type == corev1.DisruptionTarget {
+		if c.Type == corev1.PodScheduled || c.Type == corev1.DisruptionTarget || waits && c.Type == corev1.PodReady {
 			out.Status.Conditions = append(out.Status.Conditions, corev1.PodCondition{Type: c.Type, Status: c.Status, Reason: c.Reason, Message: c.Message})
 		}
 	}

@@ -2,6 +2,7 @@ package kube
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -9,6 +10,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/kubernetes/scheme"
 
 	"agentyard.dev/libs/api"
 	"agentyard.dev/services/sessions"
@@ -35,22 +38,34 @@ func (r *Runtime) Start(ctx context.Context, l launch.Launch) (sessions.Instance
 		return out, api.Invalid("/session", "is not a session that can be started")
 	}
 	defer r.lock(l.Session)()
+	var older []*pod
+	runs, over := false, false
 	for _, p := range r.of(l.Session) {
 		switch ended, stopping := r.seen(p); {
 		case p.Incarnation == l.Incarnation && !ended && !stopping:
-			return out, nil
+			runs = true
 		case p.Incarnation >= l.Incarnation:
-			return out, api.Errorf(api.CodeConflict, "incarnation %d of this session has ended or was replaced", l.Incarnation)
+			over = true
 		default:
-			if err := r.end(ctx, p, supersedeGrace); err != nil {
-				return out, fmt.Errorf("end the runner before: %w", err)
-			}
+			older = append(older, p)
 		}
 	}
-	if err := r.create(ctx, l); err != nil {
+	switch {
+	case runs:
+		return out, nil
+	case over:
+		return out, api.Errorf(api.CodeConflict, "incarnation %d of this session has ended or was replaced", l.Incarnation)
+	}
+	for _, p := range older {
+		if err := r.end(ctx, p, supersedeGrace); err != nil {
+			return out, fmt.Errorf("end the runner before: %w", err)
+		}
+	}
+	defer r.busy()()
+	if taken, err := r.take(ctx, l); taken || err != nil {
 		return out, err
 	}
-	return out, nil
+	return out, r.create(ctx, l)
 }
 
 // seen returns what may change while nobody holds the session's lock.
@@ -77,7 +92,7 @@ func (r *Runtime) create(ctx context.Context, l launch.Launch) error {
 	call, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	// Created, not applied: a pod cannot be changed, and whoever comes second must know.
-	made, err := r.client.CoreV1().Pods(r.cfg.Namespace).Create(call, manifest, metav1.CreateOptions{FieldManager: managedBy})
+	made, err := r.createPod(call, r.shard(l.Session), manifest, metav1.CreateOptions{FieldManager: managedBy})
 	if apierrors.IsAlreadyExists(err) {
 		made, err = r.adopt(call, manifest.Name, l)
 	}
@@ -91,7 +106,7 @@ func (r *Runtime) create(ctx context.Context, l launch.Launch) error {
 
 // adopt returns the pod of that name that this process does not know yet: an answer was lost, or another replica was faster.
 func (r *Runtime) adopt(ctx context.Context, name string, l launch.Launch) (*corev1.Pod, error) {
-	p, err := r.client.CoreV1().Pods(r.cfg.Namespace).Get(ctx, name, metav1.GetOptions{})
+	p, err := r.shard(l.Session).CoreV1().Pods(r.cfg.Namespace).Get(ctx, name, metav1.GetOptions{})
 	if err != nil {
 		return nil, err
 	}
@@ -104,20 +119,19 @@ func (r *Runtime) adopt(ctx context.Context, name string, l launch.Launch) (*cor
 	return p, nil
 }
 
-// refuse classifies why the cluster does not make something, and remembers it for who asks what the session waits for.
+// createPod asks once: a cluster that has too much to do says so to the caller, who knows what else there is to do.
+func (r *Runtime) createPod(ctx context.Context, client kubernetes.Interface, manifest *corev1.Pod, options metav1.CreateOptions) (*corev1.Pod, error) {
+	out := &corev1.Pod{}
+	err := client.CoreV1().RESTClient().Post().Namespace(r.cfg.Namespace).Resource("pods").
+		VersionedParams(&options, scheme.ParameterCodec).MaxRetries(0).Body(manifest).Do(ctx).Into(out)
+	return out, err
+}
+
+// refuse classifies why the cluster does not do something for a session, and remembers it for who asks what the session waits for.
 func (r *Runtime) refuse(session string, err error, doing string) error {
-	var out error
-	switch {
-	case api.CodeOf(err) == api.CodeConflict:
-		return err
-	case apierrors.IsForbidden(err) && strings.Contains(err.Error(), "exceeded quota"): // which has no code of its own
-		out = &api.Error{Code: api.CodeExhausted, Detail: doing + ": " + err.Error(), RetryAfter: refusedRetry}
-	case apierrors.IsInvalid(err), apierrors.IsForbidden(err), apierrors.IsBadRequest(err):
-		return api.Errorf(api.CodeInvalid, "the cluster does not %s: %v", doing, err)
-	case apierrors.IsTooManyRequests(err), apierrors.IsServerTimeout(err), apierrors.IsTimeout(err), apierrors.IsServiceUnavailable(err):
-		out = &api.Error{Code: api.CodeExhausted, Detail: doing + ": the cluster has too much to do", RetryAfter: refusedRetry, Cause: err}
-	default:
-		out = fmt.Errorf("%s: %w", doing, err)
+	out := classify(err, doing)
+	if code := api.CodeOf(out); code == api.CodeConflict || code == api.CodeInvalid {
+		return out // the session goes on, or ends, and says why
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -125,4 +139,31 @@ func (r *Runtime) refuse(session string, err error, doing string) error {
 		r.refused[session] = out.Error()
 	}
 	return out
+}
+
+// classify says what a refusal of the cluster means: exhausted, with when to try again, when there is no room or the cluster has too much to do, unavailable when it
+// does not answer, invalid when it will never take this.
+func classify(err error, doing string) error {
+	var status apierrors.APIStatus
+	exhausted := &api.Error{Code: api.CodeExhausted, Detail: doing + ": the cluster has too much to do", RetryAfter: refusedRetry, Cause: err}
+	seconds, told := apierrors.SuggestsClientDelay(err)
+	switch {
+	case api.CodeOf(err) == api.CodeConflict, errors.Is(err, context.Canceled):
+		return err
+	case apierrors.IsForbidden(err) && strings.Contains(err.Error(), "exceeded quota"): // which has no code of its own
+		exhausted.Detail, exhausted.Cause = doing+": "+err.Error(), nil
+		return exhausted
+	case apierrors.IsTooManyRequests(err), apierrors.IsServerTimeout(err), apierrors.IsTimeout(err), apierrors.IsServiceUnavailable(err):
+		if told {
+			exhausted.RetryAfter = time.Duration(seconds) * time.Second
+		}
+		return exhausted
+	case errors.Is(err, context.DeadlineExceeded):
+		return exhausted
+	case apierrors.IsInvalid(err), apierrors.IsForbidden(err), apierrors.IsBadRequest(err):
+		return api.Errorf(api.CodeInvalid, "the cluster does not %s: %v", doing, err)
+	case !errors.As(err, &status):
+		return &api.Error{Code: api.CodeUnavailable, Detail: doing + ": the cluster cannot be reached", Cause: err}
+	}
+	return fmt.Errorf("%s: %w", doing, err)
 }

@@ -86,7 +86,7 @@ func (r *Runtime) delete(ctx context.Context, p *pod, seconds int64) error {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	uid := types.UID(p.uid)
-	err := r.client.CoreV1().Pods(r.cfg.Namespace).Delete(ctx, p.name, metav1.DeleteOptions{
+	err := r.shard(p.Session).CoreV1().Pods(r.cfg.Namespace).Delete(ctx, p.name, metav1.DeleteOptions{
 		GracePeriodSeconds: &seconds, Preconditions: &metav1.Preconditions{UID: &uid},
 	})
 	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) { // conflict: there is another of that name

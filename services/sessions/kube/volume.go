@@ -50,7 +50,7 @@ func (r *Runtime) makeVolume(ctx context.Context, l launch.Launch) error {
 	claim = claim.WithName(l.Session).WithNamespace(r.cfg.Namespace).WithLabels(labels).WithSpec(spec)
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	_, err := r.client.CoreV1().PersistentVolumeClaims(r.cfg.Namespace).Apply(ctx, claim, metav1.ApplyOptions{FieldManager: managedBy, Force: true})
+	_, err := r.shard(l.Session).CoreV1().PersistentVolumeClaims(r.cfg.Namespace).Apply(ctx, claim, metav1.ApplyOptions{FieldManager: managedBy, Force: true})
 	if err != nil {
 		return err
 	}
@@ -72,7 +72,7 @@ func (r *Runtime) removeVolume(ctx context.Context, session string) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	err := r.client.CoreV1().PersistentVolumeClaims(r.cfg.Namespace).Delete(ctx, session, metav1.DeleteOptions{})
+	err := r.shard(session).CoreV1().PersistentVolumeClaims(r.cfg.Namespace).Delete(ctx, session, metav1.DeleteOptions{})
 	if err != nil && !apierrors.IsNotFound(err) {
 		return api.Errorf(api.CodeUnavailable, "remove the session's volume: %w", err)
 	}

@@ -54,12 +54,20 @@ func (r *Runtime) follow(ctx context.Context, client kubernetes.Interface, parts
 
 // observe takes news of a pod, from the watch or from the answer to its creation.
 func (r *Runtime) observe(p *corev1.Pod, initial bool) {
+	w, waits := warmOf(p)
 	i, mine := identify(p.Labels)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if waits {
+		r.observeWarmLocked(p, w)
+		return
+	}
+	if before := r.warm[p.Name]; before != nil {
+		r.leaveLocked(before)
+	}
 	if !mine {
 		return
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
 	known := r.byName[p.Name]
 	if known == nil || known.uid != string(p.UID) {
 		if known != nil {
@@ -86,12 +94,18 @@ func (r *Runtime) observe(p *corev1.Pod, initial bool) {
 	}
 }
 
-// endLocked tells, once, that a pod ended. One that had ended before this process looked was nobody's to watch.
+// endLocked tells, once, that a pod ended. One that had ended before this process looked was nobody's to watch. Should two replicas have made or taken a pod
+// each for one incarnation, the second was refused its launch and its end is none of the incarnation's.
 func (r *Runtime) endLocked(p *pod, reason string, unwatched bool) {
 	if p.ended {
 		return
 	}
 	p.ended, p.since = true, time.Now()
+	for _, other := range r.pods[p.Session] {
+		if other.Incarnation == p.Incarnation && !other.ended {
+			return
+		}
+	}
 	if len(r.news) < maxNews {
 		r.news = append(r.news, sessions.Exit{Ref: p.Ref, Incarnation: p.Incarnation, Reason: reason, Unwatched: unwatched})
 	}
@@ -105,6 +119,9 @@ func (r *Runtime) endLocked(p *pod, reason string, unwatched bool) {
 func (r *Runtime) removed(p *corev1.Pod) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if w := r.warm[p.Name]; w != nil && w.uid == string(p.UID) {
+		r.leaveLocked(w)
+	}
 	known := r.byName[p.Name]
 	if known == nil || known.uid != string(p.UID) {
 		return

@@ -55,6 +55,7 @@ const (
 	bindTimeout = 10 * time.Second // of one try
 	bindFirst   = 50 * time.Millisecond
 	bindMost    = 2 * time.Second
+	bindHeld    = time.Second // longer than an answer takes that was not held back
 )
 
 // Bind asks for the pod's launch until the yard answers: it tells it, or that the pod is not wanted, which is an error (conflict, denied).
@@ -68,9 +69,14 @@ func (p Pod) Bind(ctx context.Context, log *slog.Logger) (launch.Launch, error) 
 	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }() // nothing is under way
 	client := rpc.NewClient(conn, rpc.ClientConfig{Name: "runner", Timeout: bindTimeout})
 	for wait := bindFirst; ; wait = min(2*wait, bindMost) {
+		began := time.Now()
 		res, err := rpc.CallAsSession(ctx, client, api.PodTenant, p.ID, api.RunnerBind, api.RunnerBindRequest{Pod: p.Name, UID: p.UID})
 		switch api.CodeOf(err) {
 		case api.CodeUnavailable, api.CodeExhausted:
+			if time.Since(began) > bindHeld { // a pod that waits for a session is kept on the line
+				wait = bindFirst / 2
+				break
+			}
 			log.Info("not bound yet", "op", api.RunnerBind.Verb, "code", api.CodeOf(err), "err", err)
 		default:
 			if err == nil {
