@@ -112,9 +112,9 @@ func TestRightsOnTheServer(t *testing.T) {
 		may, mayNot        []string
 	}{
 		{"agentyard-sessions", "agentyard-sessions",
-			[]string{"get pods", "list pods", "watch pods", "create pods", "delete pods", "list persistentvolumeclaims", "watch persistentvolumeclaims",
+			[]string{"get pods", "list pods", "watch pods", "create pods", "patch pods", "delete pods", "list persistentvolumeclaims", "watch persistentvolumeclaims",
 				"create persistentvolumeclaims", "patch persistentvolumeclaims", "delete persistentvolumeclaims", "list events"},
-			[]string{"create pods/exec", "create pods/attach", "create pods/portforward", "create pods/ephemeralcontainers", "patch pods", "deletecollection pods",
+			[]string{"create pods/exec", "create pods/attach", "create pods/portforward", "create pods/ephemeralcontainers", "deletecollection pods",
 				"get secrets", "list secrets", "create secrets", "create serviceaccounts/token", "create rolebindings", "delete networkpolicies", "bind roles", "impersonate users"}},
 		{"agentyard-sessions", "yard", nil,
 			[]string{"get pods", "create pods", "delete pods", "get secrets", "list secrets", "get secrets/agentyard-keyring", "create serviceaccounts/token", "get configmaps"}},

@@ -181,7 +181,7 @@ func TestNoSecretIsRendered(t *testing.T) {
 // roles are the charts' rights, all of them.
 var roles = map[string][]string{
 	"agentyard-sessions in agentyard-sessions": {
-		"get,list,watch,create,delete pods",
+		"get,list,watch,create,patch,delete pods",
 		"list,watch,create,patch,delete persistentvolumeclaims",
 		"list events",
 	},
