@@ -47,7 +47,7 @@ func (p *Plan) Commands(d Devices) Commands {
 		}
 	}
 	c.NFT = p.nodeRules(d.Host)
-	c.SessionNFT = p.sessionRules()
+	c.SessionNFT = p.sessionRules(d.Peer)
 	return c
 }
 
@@ -125,7 +125,7 @@ func (p *Plan) nodeRules(device string) []string {
 	table := "netdev " + TableName(p.Session)
 	var lines []string
 	for _, l := range p.Limits {
-		if l.Kind != PacketRate {
+		if l.Inside() {
 			continue
 		}
 		if lines == nil {
@@ -135,15 +135,24 @@ func (p *Plan) nodeRules(device string) []string {
 		if l.Direction == Upload {
 			hook = "ingress"
 		}
-		lines = append(lines,
-			fmt.Sprintf("add chain %s %s { type filter hook %s device \"%s\" priority 0; policy accept; }", table, l.Direction, hook, device),
-			fmt.Sprintf("add rule %s %s limit rate over %d/second burst %d packets %s", table, l.Direction, l.Rate, l.Burst, p.verdict()))
+		lines = append(lines, p.packetRule(table, l, hook, device)...)
 	}
 	return lines
 }
 
-// SessionTable is the nft table in the session's network namespace.
-const SessionTable = "inet agentyard"
+// packetRule is a chain at a device and its only rule.
+func (p *Plan) packetRule(table string, l Limit, hook, device string) []string {
+	return []string{
+		fmt.Sprintf("add chain %s %s { type filter hook %s device \"%s\" priority 0; policy accept; }", table, l.Direction, hook, device),
+		fmt.Sprintf("add rule %s %s limit rate over %d/second burst %d packets %s", table, l.Direction, l.Rate, l.Burst, p.verdict()),
+	}
+}
+
+// SessionTable is the nft table of connections in the session's network namespace, SessionPacketTable that of packets.
+const (
+	SessionTable       = "inet agentyard"
+	SessionPacketTable = "netdev agentyard"
+)
 
 // TableName is the netdev table of a session on the node.
 func TableName(session string) string {
@@ -155,9 +164,10 @@ func TableName(session string) string {
 	}, session)
 }
 
-// sessionRules are the limits of connections. What a session says to itself is not counted.
-func (p *Plan) sessionRules() []string {
+// sessionRules are the limits of connections, and of the packets that the session sends. What a session says to itself is not counted.
+func (p *Plan) sessionRules(peer string) []string {
 	var lines []string
+	connections := false
 	for _, d := range directions {
 		hook, device := "input", "iifname"
 		if d == Upload {
@@ -168,8 +178,9 @@ func (p *Plan) sessionRules() []string {
 			if l.Direction != d || l.Kind == PacketRate {
 				continue
 			}
-			if lines == nil {
-				lines = renewed(SessionTable)
+			if !connections {
+				connections = true
+				lines = append(lines, renewed(SessionTable)...)
 			}
 			if !begun {
 				begun = true
@@ -180,6 +191,12 @@ func (p *Plan) sessionRules() []string {
 				over = fmt.Sprintf("limit rate over %d/second burst %d packets", l.Rate, l.Burst)
 			}
 			lines = append(lines, fmt.Sprintf("add rule %s %s %s != \"lo\" ct state new %s %s", SessionTable, d, device, over, p.verdict()))
+		}
+	}
+	for _, l := range p.Limits {
+		if l.Kind == PacketRate && l.Inside() {
+			lines = append(lines, renewed(SessionPacketTable)...)
+			lines = append(lines, p.packetRule(SessionPacketTable, l, "egress", peer)...)
 		}
 	}
 	return lines

@@ -103,8 +103,12 @@ func TestKernelTakesCommands(t *testing.T) {
 				}
 			}
 			rules := in(node, "", "nft", "list", "ruleset")
-			if got, want := strings.Count(rules, "limit rate over"), strings.Count(lines(c.NFT), "add rule"); got != want {
-				t.Errorf("the node has %d rules, want %d:\n%s", got, want, rules)
+			for ns, wanted := range map[string][]string{node: c.NFT, session: c.SessionNFT} {
+				rules := in(ns, "", "nft", "list", "ruleset")
+				got, want := strings.Count(rules, "limit rate over")+strings.Count(rules, "ct count over"), strings.Count(lines(wanted), "add rule")
+				if got != want {
+					t.Errorf("%s has %d rules, want %d:\n%s", ns, got, want, rules)
+				}
 			}
 			if drops := strings.Contains(rules, "drop"); drops != strings.Contains(lines(c.NFT), "drop") || drops && plan.Mode == tc.Report {
 				t.Errorf("the node's rules in mode %s:\n%s", plan.Mode, rules)

@@ -296,10 +296,10 @@ func (k *compiler) limits() {
 	for _, d := range directions {
 		of := k.effective.Direction(d)
 		if v := of.PacketsPerSecond; v != nil {
-			if d == Upload && !k.can.NetdevIngress || d == Download && !k.can.NetdevEgress {
+			if place := k.packetHook(d); place == "" {
 				k.degrade("packets of %s are not limited: the kernel has no nftables hook there", d)
 			} else {
-				k.plan.Limits = append(k.plan.Limits, Limit{Kind: PacketRate, Direction: d, Rate: v.Value, Burst: max(v.Value/10, 5)})
+				k.plan.Limits = append(k.plan.Limits, Limit{Kind: PacketRate, Direction: d, Place: place, Rate: v.Value, Burst: max(v.Value/10, 5)})
 			}
 		}
 		if (of.Connections != nil || of.ConnectionsPerSecond != nil) && !k.can.ConnLimit {
@@ -313,4 +313,17 @@ func (k *compiler) limits() {
 			k.plan.Limits = append(k.plan.Limits, Limit{Kind: Connections, Direction: d, Count: v.Value})
 		}
 	}
+}
+
+// packetHook is where a direction's packets pass one by one.
+func (k *compiler) packetHook(d Direction) Place {
+	switch {
+	case d == Download && k.can.NetdevEgress:
+		return AtHost
+	case d == Upload && k.can.NetdevEgress && k.can.Peer:
+		return AtPeer
+	case d == Upload && k.can.NetdevIngress && (k.plan.Upload == nil || k.plan.Upload.Place != AtIFB):
+		return AtHost
+	}
+	return ""
 }

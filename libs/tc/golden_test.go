@@ -69,9 +69,9 @@ func TestGolden(t *testing.T) {
 		can      tc.Capabilities
 		hash     string
 	}{
-		{"team", []tc.Policy{parsed(t, "team.yaml")}, able, "ccd4b5c3d0252e6f471acb187d414f097e03981eac81a637f8d4f4462298b863"},
+		{"team", []tc.Policy{parsed(t, "team.yaml")}, able, "3a3bf369fb20c716bc0c31b1911874c875975fa771c465e65b55cf5c60e522cd"},
 		{"team-plain", []tc.Policy{parsed(t, "team.yaml")}, plain, "910acbd94cb5bced94d982f7c74db59d7d6a7da0f9b98670ace9ea49a51420e7"},
-		{"night", []tc.Policy{parsed(t, "team.yaml"), parsed(t, "night.yaml")}, able, "c89b877a28a28ebdcc40392f1f578a7ed111eb9a4c969b2363eb93ee85c975bb"},
+		{"night", []tc.Policy{parsed(t, "team.yaml"), parsed(t, "night.yaml")}, able, "4894c7a3bbfe4ac9fda78832573e7e9a8e16d26c0b086c4bb1a02547ea0bd725"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			plan, effective, err := tc.Compile(tt.policies, ofAcme, tt.can, noon)

@@ -220,7 +220,8 @@ type LimitKind string
 
 // The kinds of limits, and where their rule hangs.
 const (
-	// PacketRate drops packets above Rate per second: table netdev, on the veth's host side, ingress (upload) or egress (download).
+	// PacketRate drops packets above Rate per second: table netdev. Of download at the egress of the veth's host side. Of upload at the egress of the
+	// session's side (AtPeer), since the ingress of the host side does not see again what an IFB gives back; where no IFB shapes, that ingress will do (AtHost).
 	PacketRate LimitKind = "packet_rate"
 	// Connections drops the first packet of a connection while Count are open; ConnectionRate drops it above Rate per second. Table inet
 	// in the session's own network namespace (hook output for upload, input for download), so that no network plugin matters.
@@ -228,10 +229,14 @@ const (
 	ConnectionRate LimitKind = "connection_rate"
 )
 
+// Inside says whether the rule hangs in the session's network namespace.
+func (l Limit) Inside() bool { return l.Kind != PacketRate || l.Place == AtPeer }
+
 // Limit is one nft rule. In Mode Report it counts without dropping.
 type Limit struct {
 	Kind      LimitKind `json:"kind"`
 	Direction Direction `json:"direction"`
+	Place     Place     `json:"place,omitempty"` // of PacketRate; empty: AtHost
 	Rate      uint32    `json:"rate,omitempty"`  // per second
 	Burst     uint32    `json:"burst,omitempty"` // packets or connections above Rate at once
 	Count     uint32    `json:"count,omitempty"` // open at once, for Connections

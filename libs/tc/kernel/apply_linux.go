@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -20,6 +21,8 @@ type world struct {
 	ifb      link // of index 0: there is none
 	upload   *tree
 	peer     *tree // nil: not looked at
+
+	nodeLimits, insideLimits []table
 }
 
 // apply is one call of Apply.
@@ -27,11 +30,16 @@ type apply struct {
 	k        *Kernel
 	on       Interface
 	host     place
+	veth     link // the same
 	ifb      string
 	madeIFB  bool // by this call: nothing hangs on it yet
 	peer     place
 	download *tc.Tree
 	upload   *tc.Tree
+
+	inside                   *ruleset // nil: not looked at
+	nodeTable                string
+	nodeLimits, insideLimits []table // that are wanted
 
 	result Result
 }
@@ -69,6 +77,13 @@ func (a *apply) run(ctx context.Context, plan *tc.Plan) error {
 	}
 	if a.peer.qdiscs != nil {
 		defer func() { _ = a.peer.qdiscs.socket.close() }()
+	}
+	err := a.findLimits(plan)
+	if a.inside != nil {
+		defer func() { _ = a.inside.socket.close() }()
+	}
+	if err != nil {
+		return fail(err)
 	}
 	old, err := a.observe()
 	if err != nil {
@@ -130,7 +145,10 @@ func (a *apply) check(plan *tc.Plan) error {
 		return fmt.Errorf("upload at %q of an interface in namespace %q: %w", a.upload.Place, a.on.Namespace, ErrUnsupported)
 	}
 	if plan.Mode != tc.Off && len(plan.Limits) > 0 {
-		return fmt.Errorf("limits of packets and connections: %w", ErrUnsupported)
+		inside := slices.ContainsFunc(plan.Limits, tc.Limit.Inside)
+		if a.k.rules == nil || inside && a.on.Namespace == "" {
+			return fmt.Errorf("limits of packets and connections of an interface in namespace %q: %w", a.on.Namespace, ErrUnsupported)
+		}
 	}
 	for _, t := range []*tc.Tree{a.download, a.upload} {
 		if t == nil {
@@ -164,7 +182,7 @@ func (a *apply) find() error {
 	if !ok {
 		return fmt.Errorf("device %d: %w", a.on.Index, ErrGone)
 	}
-	a.host = place{a.k.qdiscs, l.index, l.name}
+	a.host, a.veth = place{a.k.qdiscs, l.index, l.name}, l
 	if l.qdisc == "noqueue" {
 		a.k.qdiscs.bare(l.index)
 	}
@@ -219,6 +237,9 @@ func (a *apply) observe() (*world, error) {
 			return nil, fmt.Errorf("%s in %s: %w", a.peer.name, a.on.Namespace, err)
 		}
 	}
+	if err := a.observeLimits(w); err != nil {
+		return nil, fmt.Errorf("limits: %w", err)
+	}
 	a.k.saw(a.on.Index, w)
 	return w, nil
 }
@@ -258,6 +279,13 @@ func (a *apply) execute(ctx context.Context, p *phases) (at step, err error) {
 	for _, steps := range p {
 		for len(steps) > 0 { // those of one namespace at once
 			n := 1
+			if steps[0].rules != nil {
+				if err := a.transact(ctx, steps[0]); err != nil {
+					return steps[0], err
+				}
+				steps = steps[1:]
+				continue
+			}
 			for n < len(steps) && steps[n].at.qdiscs == steps[0].at.qdiscs {
 				n++
 			}

@@ -12,6 +12,11 @@ type step struct {
 	at   place
 	text string
 	msg  message
+
+	// Of a step in the phase limit: a transaction of nft.
+	rules   *ruleset
+	batch   []message
+	touched []table
 }
 
 // phases are steps in order: those of one are sent together, the next only when all of one were acknowledged.
@@ -25,6 +30,7 @@ const (
 	classify        // one message for each tree
 	adjust          // rates and queues of what was there before
 	connect         // the ingress, once the tree behind it is complete
+	limit           // packets and connections: a transaction for each namespace
 	disconnect
 	discard
 	discardMore
@@ -62,7 +68,7 @@ func (c *converger) add(phase int, at place, verb string, what fmt.Stringer, msg
 	if what != nil {
 		text = "tc " + insert(what.String(), verb+" dev "+at.name)
 	}
-	c.phases[phase] = append(c.phases[phase], step{at, text, msg})
+	c.phases[phase] = append(c.phases[phase], step{at: at, text: text, msg: msg})
 }
 
 // insert puts words behind the first one: "class …" becomes "class add dev x …".

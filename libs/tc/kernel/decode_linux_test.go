@@ -20,6 +20,12 @@ func FuzzDecode(f *testing.F) {
 	} {
 		f.Add([]byte(m))
 	}
+	limits := &tc.Plan{Mode: tc.Enforce, Limits: []tc.Limit{{Kind: tc.PacketRate, Direction: tc.Upload, Rate: 9}, {Kind: tc.Connections, Direction: tc.Download, Count: 9}}}
+	node, inside := limitsOf(limits, "h0", "e0")
+	msgs, _, _ := changes(nil, append(node, inside...))
+	for _, m := range msgs {
+		f.Add([]byte(m))
+	}
 	f.Add([]byte("\x24\x00\x00\x00\x02\x00\x00\x03\x01\x00\x00\x00\x00\x00\x00\x00\xea\xff\xff\xff\x24\x00\x00\x00\x24\x00\x05\x06\x01\x00\x00\x00\x00\x00\x00\x00\x08\x00\x01\x00oh\x00\x00"))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		total := 0
@@ -33,6 +39,12 @@ func FuzzDecode(f *testing.F) {
 			total += unix.NLMSG_HDRLEN + len(m.body)
 			_ = decodeError(m)
 			_, _ = decodeLink(m.body)
+			_, c, _ := decodeChain(m.body)
+			_ = c.placed(c)
+			if _, _, r, err := decodeRule(m.body); err == nil {
+				_ = r.same(r)
+				_, _, _ = r.counted()
+			}
 			o, err := decodeObject(m.body)
 			if err != nil {
 				continue

@@ -3,6 +3,7 @@ package kernel
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	"agentyard.dev/libs/tc"
@@ -25,6 +26,13 @@ func (k *Kernel) Enforced(on Interface) (string, error) {
 	a := &apply{k: k, on: on, ifb: ifbName(on.Index)}
 	if err := a.find(); err != nil {
 		return "", err
+	}
+	clear(k.inside) // look
+	if err := a.findLimits(&tc.Plan{Session: "s"}); err != nil {
+		return "", err
+	}
+	if a.inside != nil {
+		defer func() { _ = a.inside.socket.close() }()
 	}
 	w, err := a.observe()
 	if err != nil {
@@ -59,6 +67,20 @@ func (w *world) print() string {
 		for _, f := range t.filters {
 			f.program = 0
 			fmt.Fprintf(&b, "  filter %+v\n", f)
+		}
+	}
+	for _, t := range append(slices.Clone(w.nodeLimits), w.insideLimits...) {
+		fmt.Fprintln(&b, "table", t.key())
+		for _, c := range t.chains {
+			fmt.Fprintln(&b, "  chain", c.name, c.hook, c.priority, c.device, c.accept)
+			for _, r := range c.rules {
+				for _, s := range r.steps {
+					if s.kind == kindCounter {
+						s.data = nil
+					}
+					fmt.Fprintf(&b, "    %s %x\n", s.kind, s.data)
+				}
+			}
 		}
 	}
 	fmt.Fprintln(&b, "ingress; IFB:", w.ifb.name != "", w.ifb.up)

@@ -35,6 +35,8 @@ func TestFailure(t *testing.T) {
 		{"a change of everything", twoClasses(20 * tc.Mbit), bothChanged(20 * tc.Mbit)},
 		{"a direction less", twoClasses(20 * tc.Mbit), plan(simple(tc.AtHost, tc.Mbit), nil)},
 		{"the end", twoClasses(20 * tc.Mbit), off},
+		{"limits", limited(20, 30, 40), limited(20, 31, 41)},
+		{"the end of limits", limited(20, 30, 40), twoClasses(40 * tc.Mbit)},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			lab := kerneltest.NewLab(t)

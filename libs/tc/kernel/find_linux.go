@@ -67,6 +67,15 @@ func (k *Kernel) Sweep(ctx context.Context) (deleted []string, err error) {
 			k.forget(device)
 		}
 	}
+	names := map[string]bool{}
+	for _, l := range links {
+		names[l.name] = true
+	}
+	tables, err := k.sweepLimits(ctx, names)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { deleted = append(deleted, tables...) }()
 	errs, err := k.socket.write(ctx, msgs)
 	for i, e := range errs {
 		if e != nil && !overtaken(msgs[i], e) && !errors.Is(e, syscall.ENODEV) {

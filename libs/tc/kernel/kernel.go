@@ -88,6 +88,14 @@ type ClassCounters struct {
 	Lent, Borrowed uint64
 }
 
+// LimitCounter is what a limit of packets or connections has caught since it was put.
+type LimitCounter struct {
+	Kind      tc.LimitKind
+	Direction tc.Direction
+	Packets   uint64
+	Bytes     uint64
+}
+
 // Change is something that somebody else changed.
 type Change struct {
 	Device int  // 0: some changes were lost, anything may have changed

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"sync"
 
+	"golang.org/x/sys/unix"
+
 	"agentyard.dev/libs/tc"
 )
 
@@ -18,11 +20,13 @@ type Kernel struct {
 	counters *socket // of its own, so that counting waits for nothing
 	qdiscs   *qdiscs
 	programs *programs
+	rules    *ruleset // nil: the kernel has no nftables
 	caps     tc.Capabilities
 
 	counting sync.Mutex
 	seenMu   sync.Mutex
 	seen     map[int]upload // by the interface's index
+	inside   map[Interface]bool
 }
 
 // Open returns the kernel of the network namespace that the file at path is; "" is the process's own. It probes what the kernel can do
@@ -32,7 +36,7 @@ func Open(path string) (*Kernel, error) {
 	if err != nil {
 		return nil, err
 	}
-	k := &Kernel{path: path, programs: newPrograms(), caps: caps, seen: map[int]upload{}}
+	k := &Kernel{path: path, programs: newPrograms(), caps: caps, seen: map[int]upload{}, inside: map[Interface]bool{}}
 	for _, s := range []struct {
 		to     **socket
 		groups uint32
@@ -43,6 +47,13 @@ func Open(path string) (*Kernel, error) {
 	}
 	k.counters.in = make([]byte, countSize)
 	k.qdiscs = newQdiscs(k.socket, k.watch)
+	if caps.NetdevIngress || caps.NetdevEgress || caps.ConnLimit {
+		s, err := dialTo(path, unix.NETLINK_NETFILTER, 0)
+		if err != nil {
+			return nil, errors.Join(err, k.Close())
+		}
+		k.rules = newRuleset(s, unix.NFPROTO_NETDEV)
+	}
 	return k, nil
 }
 
@@ -56,6 +67,9 @@ func (k *Kernel) Close() error {
 	defer k.mu.Unlock()
 	k.programs.close()
 	var err error
+	if k.rules != nil {
+		err = k.rules.socket.close()
+	}
 	for _, s := range []*socket{k.socket, k.watch, k.counters} {
 		if s != nil {
 			err = errors.Join(err, s.close())
@@ -71,4 +85,10 @@ func (k *Kernel) Close() error {
 func (k *Kernel) Capabilities() tc.Capabilities { return k.caps }
 
 // Writes counts the messages that changed something or tried to.
-func (k *Kernel) Writes() uint64 { return k.socket.writes.Load() }
+func (k *Kernel) Writes() uint64 {
+	n := k.socket.writes.Load()
+	if k.rules != nil {
+		n += k.rules.socket.writes.Load()
+	}
+	return n
+}

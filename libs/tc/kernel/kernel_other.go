@@ -43,6 +43,11 @@ func (*Kernel) Remove(context.Context, Interface) (Result, error) {
 // Count says that it is not supported.
 func (*Kernel) Count([]Interface) ([]Counters, error) { return nil, errNotLinux }
 
+// CountLimits says that it is not supported.
+func (*Kernel) CountLimits([]Interface, []*tc.Plan) ([][]LimitCounter, error) {
+	return nil, errNotLinux
+}
+
 // Find says that it is not supported.
 func (*Kernel) Find(string) (Found, error) { return Found{}, errNotLinux }
 

@@ -79,6 +79,7 @@ func probeHere() (caps tc.Capabilities, err error) {
 			{Class: tc.DefaultMinor, Family: tc.IPv6, Protocol: &port, DstPorts: tc.PortRange{First: 443, Last: 443}},
 		}})
 	}, false)
+	p.limits(&caps)
 	caps.IFB = p.can(ifbAdd(ifbName(loopback))) && p.can(clsact(loopback)) &&
 		p.runs(ps, clsactIngress, "upload", func() asm.Instructions { return redirector(loopback) }, true)
 	return caps, p.err
@@ -136,4 +137,25 @@ func timerTicks() uint32 {
 		return 0
 	}
 	return uint32(n)
+}
+
+// limits finds out which limits nftables can enforce. A kernel without nftables has none.
+func (p *prober) limits(caps *tc.Capabilities) {
+	s, err := dialProtocol(unix.NETLINK_NETFILTER, 0)
+	if err != nil {
+		return
+	}
+	defer func() { _ = s.close() }()
+	can := func(l tc.Limit) bool {
+		node, inside := limitsOf(&tc.Plan{Session: "probe", Mode: tc.Enforce, Limits: []tc.Limit{l}}, "lo", "lo")
+		msgs, _, _ := changes(nil, append(node, inside...))
+		_, err := s.transact(context.Background(), msgs)
+		return err == nil
+	}
+	rate := tc.Limit{Kind: tc.PacketRate, Direction: tc.Download, Rate: 1, Burst: 5}
+	caps.NetdevEgress = can(rate)
+	rate.Direction = tc.Upload
+	caps.NetdevIngress = can(rate)
+	caps.ConnLimit = can(tc.Limit{Kind: tc.Connections, Direction: tc.Upload, Count: 1}) &&
+		can(tc.Limit{Kind: tc.ConnectionRate, Direction: tc.Upload, Rate: 1, Burst: 5})
 }

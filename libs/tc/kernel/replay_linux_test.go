@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"os"
+	"os/exec"
 	"strconv"
 	"strings"
 	"syscall"
@@ -89,7 +90,13 @@ func (r *replay) randomPlan() *tc.Plan {
 	if r.IntN(12) == 0 {
 		return &tc.Plan{Format: tc.PlanFormat, Mode: tc.Off}
 	}
-	return plan(r.randomTree(tc.AtHost), r.randomTree(tc.AtIFB))
+	p := plan(r.randomTree(tc.AtHost), r.randomTree(tc.AtIFB))
+	for _, l := range limited(uint32(10+r.IntN(3)), 20, uint32(10+r.IntN(3))).Limits {
+		if r.IntN(2) == 0 {
+			p.Limits = append(p.Limits, l)
+		}
+	}
+	return p
 }
 
 // plan applies one, and compares with a clean interface.
@@ -172,6 +179,11 @@ func (r *replay) interfere() {
 		must(r.T, err)
 		return list
 	}
+	table := func(n *kerneltest.Namespace, args ...string) func() error {
+		return func() error {
+			return n.Do(func() error { return exec.CommandContext(r.Context(), "nft", args...).Run() })
+		}
+	}
 	what := []struct {
 		name string
 		do   func() error
@@ -204,6 +216,10 @@ func (r *replay) interfere() {
 				FilterAttrs: netlink.FilterAttrs{LinkIndex: index, Parent: 0x10000, Priority: uint16(1 + r.IntN(3)), Protocol: unix.ETH_P_IP}, ClassId: 0x10000 | minor,
 			})
 		}},
+		{"flushes the rules", table(r.lab.Node, "flush", "ruleset")},
+		{"flushes the session's rules", table(r.lab.Session.Namespace, "flush", "ruleset")},
+		{"empties a chain", table(r.lab.Session.Namespace, "flush", "chain", "inet", "agentyard", "upload")},
+		{"adds a rule", table(r.lab.Node, "insert", "rule", "netdev", tc.TableName("s"), "download", "accept")},
 		{"deletes the ingress", func() error {
 			return links.QdiscDel(&netlink.Clsact{QdiscAttrs: netlink.QdiscAttrs{LinkIndex: index, Handle: 0xffff0000, Parent: netlink.HANDLE_CLSACT}})
 		}},

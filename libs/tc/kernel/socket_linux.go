@@ -42,16 +42,23 @@ var errNoAnswer = errors.New("no answer from the kernel")
 
 // dial opens a socket in the network namespace of the file at path ("": the calling thread's), which hears what the multicast groups tell.
 func dial(path string, groups uint32) (*socket, error) {
+	return dialTo(path, unix.NETLINK_ROUTE, groups)
+}
+
+// dialTo is dial for another protocol than rtnetlink.
+func dialTo(path string, protocol int, groups uint32) (*socket, error) {
 	var s *socket
 	err := inNamespace(path, func() (err error) {
-		s, err = dialHere(groups)
+		s, err = dialProtocol(protocol, groups)
 		return err
 	})
 	return s, err
 }
 
-func dialHere(groups uint32) (*socket, error) {
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
+func dialHere(groups uint32) (*socket, error) { return dialProtocol(unix.NETLINK_ROUTE, groups) }
+
+func dialProtocol(protocol int, groups uint32) (*socket, error) {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, protocol)
 	if err != nil {
 		return nil, fmt.Errorf("open netlink socket: %w", err)
 	}
@@ -147,6 +154,56 @@ func (s *socket) batch(msgs []message, errs []error) error {
 		errs[m.seq-first] = decodeError(m)
 		return m.seq == last, nil
 	})
+}
+
+// transact sends messages about netfilter's tables as one transaction: all of them are done, or none. at is the one that was refused; -1: none, or all.
+func (s *socket) transact(ctx context.Context, msgs []message) (at int, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := ctx.Err(); err != nil {
+		return -1, err
+	}
+	bound := func(kind uint16) message {
+		e := newMessage(kind, 0)
+		e.b = append(e.b, unix.AF_UNSPEC, unix.NFNETLINK_V0, 0, unix.NFNL_SUBSYS_NFTABLES)
+		return e.end()
+	}
+	if s.refuse != nil {
+		if err := s.refuse(msgs[0]); err != nil {
+			return 0, err
+		}
+	}
+	s.out = s.out[:0]
+	s.seq++
+	begin := s.seq
+	s.append(bound(unix.NFNL_MSG_BATCH_BEGIN))
+	for _, m := range msgs {
+		s.seq++
+		start := len(s.out)
+		s.append(m)
+		native.PutUint16(s.out[start+6:], native.Uint16(m[6:])|unix.NLM_F_ACK)
+	}
+	s.writes.Add(uint64(len(msgs)))
+	last := s.seq
+	s.seq++
+	s.append(bound(unix.NFNL_MSG_BATCH_END))
+	at = -1
+	bad := s.exchange(func(m received) (bool, error) {
+		if m.kind != unix.NLMSG_ERROR || m.seq-begin > last-begin {
+			return false, nil // of an exchange that was given up
+		}
+		if e := decodeError(m); e != nil && err == nil {
+			err = e
+			if m.seq != begin {
+				at = int(m.seq - begin - 1)
+			}
+		}
+		return m.seq == last || m.seq == begin, nil
+	})
+	if bad != nil {
+		return -1, bad
+	}
+	return at, err
 }
 
 func (s *socket) append(m message) {

@@ -65,6 +65,7 @@ func (a *apply) want(have *world) (*wanted, error) {
 	if have.peer != nil {
 		w.peer = emptyTree()
 	}
+	w.nodeLimits, w.insideLimits = a.nodeLimits, a.insideLimits
 	made := slices.ContainsFunc(have.ingress.filters, func(f filter) bool { return strings.HasSuffix(f.name, madeClsact) })
 	w.ingress.clsact = have.ingress.clsact && (!made || len(have.ingress.others) > 0)
 	switch {
@@ -128,6 +129,8 @@ func (a *apply) converge(have *world, want *wanted) *converger {
 		c.tree(a.peer, have.peer, want.peer, of(want.peer.filters))
 	}
 	c.ingress(a.host, have.ingress, want.ingress, of(want.ingress.filters))
+	c.limits(a.k.rules, have.nodeLimits, want.nodeLimits)
+	c.limits(a.inside, have.insideLimits, want.insideLimits)
 	return c
 }
 
@@ -140,6 +143,11 @@ func (w *world) differences(want *world) (found []string) {
 	}
 	if w.ingress.clsact != want.ingress.clsact || !slices.EqualFunc(w.ingress.filters, want.ingress.filters, filter.same) {
 		found = append(found, fmt.Sprintf("ingress: %+v, wanted %+v", w.ingress, want.ingress))
+	}
+	for _, l := range [][2][]table{{w.nodeLimits, want.nodeLimits}, {w.insideLimits, want.insideLimits}} {
+		if _, texts, _ := changes(l[0], l[1]); len(texts) > 0 {
+			found = append(found, "limits: "+strings.Join(texts, "; "))
+		}
 	}
 	return found
 }
