@@ -21,12 +21,12 @@ type View[T any] struct {
 	mu      sync.RWMutex
 	items   map[Key]*viewItem[T]
 	index   map[string]*viewIndex[T]
-	maxAge  time.Duration              // of the stream
-	seen    uint64                     // every change up to this revision was applied
-	ahead   map[Key]uint64             // tombstones applied ahead of the consumer
-	waiters map[Key]map[*waiter]func() // wakes those who wait for a key
-	expiry  []expiring                 // with MaxAge: in order of revision
-	changes []viewChange[T]            // OnChange has yet to be called for
+	maxAge  time.Duration                // of the stream
+	seen    uint64                       // every change up to this revision was applied
+	ahead   map[Key]uint64               // tombstones applied ahead of the consumer
+	waiters map[Key]map[*waiter]struct{} // who waits for a key
+	expiry  []expiring                   // with MaxAge: in order of revision
+	changes []viewChange[T]              // OnChange has yet to be called for
 	running bool
 
 	ready     chan struct{}
@@ -59,7 +59,8 @@ type viewChange[T any] struct {
 	now Entry[T]
 }
 
-type waiter struct{}
+// waiter is one call of Wait. It is a pointer's identity that counts, so it must not be empty: all empty structs may have one address.
+type waiter struct{ changed chan struct{} }
 
 type expiring struct {
 	at  time.Time
@@ -75,7 +76,7 @@ func (l *Ledger[T]) View(cfg ViewConfig[T]) *View[T] {
 		items:   map[Key]*viewItem[T]{},
 		index:   map[string]*viewIndex[T]{},
 		ahead:   map[Key]uint64{},
-		waiters: map[Key]map[*waiter]func(){},
+		waiters: map[Key]map[*waiter]struct{}{},
 		ready:   make(chan struct{}),
 		wake:    make(chan struct{}, 1),
 		maxAge:  l.cfg.MaxAge,
@@ -169,18 +170,12 @@ func (v *View[T]) All(f func(Entry[T]) bool) {
 
 // Wait returns the entry of key as soon as ok answers true for it, or ctx's error.
 func (v *View[T]) Wait(ctx context.Context, key Key, ok func(Entry[T]) bool) (Entry[T], error) {
-	changed := make(chan struct{}, 1)
-	w := &waiter{}
+	w := &waiter{changed: make(chan struct{}, 1)}
 	v.mu.Lock()
 	if v.waiters[key] == nil {
-		v.waiters[key] = map[*waiter]func(){}
+		v.waiters[key] = map[*waiter]struct{}{}
 	}
-	v.waiters[key][w] = func() {
-		select {
-		case changed <- struct{}{}:
-		default:
-		}
-	}
+	v.waiters[key][w] = struct{}{}
 	v.mu.Unlock()
 	defer func() {
 		v.mu.Lock()
@@ -195,7 +190,7 @@ func (v *View[T]) Wait(ctx context.Context, key Key, ok func(Entry[T]) bool) (En
 			return e, nil
 		}
 		select {
-		case <-changed:
+		case <-w.changed:
 		case <-ctx.Done():
 			return Entry[T]{}, api.Errorf(api.CodeUnavailable, "wait for %s: %w", v.l.cfg.Noun, ctx.Err())
 		}
@@ -264,8 +259,11 @@ func (v *View[T]) applyLocked(e Entry[T], fed bool) {
 	if v.cfg.OnChange != nil && v.running {
 		v.changes = append(v.changes, viewChange[T]{old: old, now: e})
 	}
-	for _, wake := range v.waiters[e.Key] {
-		wake()
+	for w := range v.waiters[e.Key] {
+		select {
+		case w.changed <- struct{}{}:
+		default:
+		}
 	}
 }
 

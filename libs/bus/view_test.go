@@ -290,6 +290,41 @@ func TestViewAcrossServerRestart(t *testing.T) {
 	told.checkChain(t)
 }
 
+// TestViewWakesAll: of several that waited for one entity only the last was woken.
+func TestViewWakesAll(t *testing.T) {
+	srv, ring := bustest.New(t)
+	l, ctx := openThings(t, bustest.Connect(t, srv, ring, "sessions"), 0), testContext(t)
+	v := bus.ReadLedger[thing](bustest.Connect(t, srv, ring, "gateway"), "sessions").View(bus.ViewConfig[thing]{})
+	running(t, v.Run)
+	await(t, v.Ready(), "the view")
+	if _, err := l.Create(ctx, key, meta, thing{}); err != nil {
+		t.Fatal(err)
+	}
+	const waiters = 5
+	var waiting sync.WaitGroup
+	waiting.Add(waiters)
+	woken := make(chan error, waiters)
+	for range waiters {
+		go func() {
+			first := sync.OnceFunc(waiting.Done)
+			_, err := v.Wait(ctx, key, func(e bus.Entry[thing]) bool {
+				defer first() // it is among those who are woken before it looks
+				return e.State.N == 1
+			})
+			woken <- err
+		}()
+	}
+	waiting.Wait()
+	if _, err := l.Update(ctx, key, meta, func(s thing) (thing, error) { s.N = 1; return s, nil }); err != nil {
+		t.Fatal(err)
+	}
+	for range waiters {
+		if err := <-woken; err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 // What the stream drops by age leaves the view, also of a process that did not set the age.
 func TestViewDropsWhatAged(t *testing.T) {
 	srv, ring := bustest.New(t)
