@@ -246,6 +246,7 @@ type TrafficCounts struct {
 	At       time.Time           `json:"at"`
 	Download []TrafficClassCount `json:"download,omitempty"`
 	Upload   []TrafficClassCount `json:"upload,omitempty"`
+	Limits   []TrafficLimitCount `json:"limits,omitempty" doc:"Caught by limits of packets and connections; some seconds old."`
 }
 
 // TrafficClassCount is one class's in one direction.
@@ -327,6 +328,16 @@ type TrafficSessionCounters struct {
 	// DownloadNow and UploadNow are what its node gives it now, in bits per second, while that is less than its ceilings: sessions contend for the uplink.
 	DownloadNow uint64 `json:"dn,omitempty"`
 	UploadNow   uint64 `json:"un,omitempty"`
+	// Limits are what its limits of packets and connections have caught, of the last ten seconds or so.
+	Limits []TrafficLimitCount `json:"l,omitempty"`
+}
+
+// TrafficLimitCount is what a limit has caught since it was put: dropped or, in mode report, would have.
+type TrafficLimitCount struct {
+	Limit     string `json:"limit" doc:"packet_rate, connections or connection_rate."`
+	Direction string `json:"direction"`
+	Packets   uint64 `json:"packets"`
+	Bytes     uint64 `json:"bytes"`
 }
 
 // TrafficClassCounters is one class's in one direction.

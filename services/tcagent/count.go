@@ -24,6 +24,7 @@ func (s *Service) count(ctx context.Context) error {
 	every := time.NewTicker(countEvery)
 	defer every.Stop()
 	last := map[string]api.TrafficSessionCounters{}
+	limits, nextLimits := map[string][]api.TrafficLimitCount{}, 0
 	for n := 0; ; n++ {
 		select {
 		case <-every.C:
@@ -34,6 +35,15 @@ func (s *Service) count(ctx context.Context) error {
 		if err != nil {
 			s.log.WarnContext(ctx, "read counters", "err", err)
 			continue
+		}
+		if n >= nextLimits {
+			if limits, err = s.limits(); err != nil {
+				s.log.WarnContext(ctx, "read limits", "err", err)
+			}
+			nextLimits = n + 1 + len(limits)/limitsASecond
+		}
+		for i := range now {
+			now[i].Limits = limits[now[i].Session]
 		}
 		s.publish(changed(last, now, n%countAll == 0))
 		last = s.measure(last, now)
@@ -108,7 +118,7 @@ func changed(last map[string]api.TrafficSessionCounters, now []api.TrafficSessio
 	for _, c := range now {
 		before := last[c.Session]
 		if !slices.Equal(before.Download, c.Download) || !slices.Equal(before.Upload, c.Upload) ||
-			before.DownloadNow != c.DownloadNow || before.UploadNow != c.UploadNow {
+			before.DownloadNow != c.DownloadNow || before.UploadNow != c.UploadNow || !slices.Equal(before.Limits, c.Limits) {
 			out = append(out, c)
 		}
 	}

@@ -89,5 +89,8 @@ func showTop(t *table, sessions []api.TrafficSession) {
 					strconv.FormatUint(c.Bytes, 10), strconv.FormatUint(c.Drops, 10), strconv.FormatUint(c.Backlog, 10))
 			}
 		}
+		for _, l := range s.Counters.Limits {
+			t.row(s.Session, or(s.Node, "-"), s.Effective.Mode, l.Direction, "limit "+l.Limit, "-", "-", strconv.FormatUint(l.Packets, 10), "-")
+		}
 	}
 }

@@ -110,6 +110,7 @@ func (k *counts) of(session string, now time.Time) *api.TrafficCounts {
 		At:       s.at,
 		Download: classCounts(s.was.Download, s.is.Download, s.at.Sub(s.wasAt), idle),
 		Upload:   classCounts(s.was.Upload, s.is.Upload, s.at.Sub(s.wasAt), idle),
+		Limits:   s.is.Limits,
 	}
 }
 
