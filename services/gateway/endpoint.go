@@ -36,7 +36,7 @@ func (r *row) reach() (endpoint, error) {
 	case api.StateTerminated, api.StateFailed, api.StateStopping:
 		return endpoint{}, api.Errorf(api.CodeConflict, "the session is %s; its agent cannot be reached any more", r.rec.State)
 	case api.StatePaused, api.StatePausing:
-		return endpoint{}, api.Errorf(api.CodeConflict, "the session is %s; resume it first", r.rec.State)
+		return endpoint{}, api.Errorf(api.CodeConflict, "the session is %s; who may write to it can resume it", r.rec.State)
 	}
 	return endpoint{}, &api.Error{Code: api.CodeUnavailable, Detail: "the session is " + string(r.rec.State) + "; try again when it runs", RetryAfter: retrySoon}
 }

@@ -77,6 +77,7 @@ type Gateway struct {
 	proxies []netip.Prefix
 
 	reads   chan struct{}   // holds one of maxReads places while a stream waits for its first events
+	held    chan struct{}   // holds one of maxHeld places while a request waits for a session to come back
 	base    context.Context // of every request; ends when streams must
 	addr    atomic.Pointer[string]
 	preview atomic.Pointer[string]
@@ -105,6 +106,7 @@ func New(cfg Config, deps Deps) (*Gateway, error) {
 		ops:     map[string]api.OpInfo{},
 		bound:   make(chan struct{}),
 		reads:   make(chan struct{}, maxReads),
+		held:    make(chan struct{}, maxHeld),
 	}
 	verifier := token.NewVerifier(deps.Trust, deps.Trust, nil)
 	g.auth = newAuthn(verifier, func(ctx context.Context, req api.ExchangeRequest) (api.TokenResponse, error) {

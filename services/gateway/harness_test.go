@@ -46,6 +46,7 @@ type yard struct {
 	keys      map[string]api.Principal
 	exchanges atomic.Int64
 	creates   atomic.Int64 // of profiles and keys
+	resumes   atomic.Int64
 	sent      []api.SendMessageRequest
 	hold      chan struct{} // if set, profile-create waits for it
 	entered   chan struct{}
@@ -131,6 +132,21 @@ func (y *yard) serve() {
 		mid := api.NewID(api.KindMessage)
 		seq, _, err := y.log.AppendUser(ctx, p.Tenant, req.ID, req.IdempotencyKey, api.Event{Type: api.EventUserMessage, At: time.Now(), MessageID: mid, Content: req.Content})
 		return api.Accepted{ID: mid, Seq: seq}, err
+	})
+	rpc.Handle(s, api.ResumeSession, func(ctx context.Context, req api.SessionRef) (api.Session, error) {
+		p, _ := api.PrincipalFrom(ctx)
+		y.resumes.Add(1)
+		e, err := y.records.Update(ctx, bus.Key{Tenant: p.Tenant, ID: req.ID}, bus.Meta{Actor: p.ID, Verb: "resume"}, func(r api.SessionRecord) (api.SessionRecord, error) {
+			if !p.CanOn(api.SessionWrite, r.Tenant, r.Owner) {
+				return r, api.Errorf(api.CodeDenied, "no")
+			}
+			if r.State != api.StatePaused {
+				return r, bus.ErrUnchanged
+			}
+			r.State = api.StateResuming
+			return r, nil
+		})
+		return e.State.Session, err
 	})
 	rpc.Handle(s, api.InterruptSession, func(context.Context, api.SessionRef) (api.Accepted, error) {
 		return api.Accepted{ID: "m", Seq: 1}, nil

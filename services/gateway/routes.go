@@ -252,7 +252,7 @@ func (g *Gateway) serveAgent(w *recorder, r *http.Request, id, rest string) {
 	})
 }
 
-// forward sends r to the session id, to the path that place sets. It costs no round trip but the one to the session.
+// forward sends r to the session id, to the path that place sets. It costs no round trip but the one to the session, unless that was put aside.
 func (g *Gateway) forward(w *recorder, r *http.Request, id string, auth func(*http.Request) (*caller, error), place func(*target) error) {
 	c, ok := g.admit(w, r, auth, g.deps.Local)
 	if !ok {
@@ -278,7 +278,7 @@ func (g *Gateway) forward(w *recorder, r *http.Request, id string, auth func(*ht
 // forwardTo completes t and sends r.
 func (g *Gateway) forwardTo(w *recorder, r *http.Request, c *caller, row *row, t *target) {
 	var err error
-	if t.to, err = row.reach(); err != nil {
+	if t.to, err = g.awake(r.Context(), c, row); err != nil {
 		fail(w, r, err)
 		return
 	}

@@ -75,14 +75,19 @@ func (t *table) apply(e bus.Entry[api.SessionRecord]) (old, now *row) {
 		delete(t.rows, e.Key)
 		return old, nil
 	}
-	now = &row{
+	now = newRow(e)
+	t.rows[e.Key] = now
+	return old, now
+}
+
+func newRow(e bus.Entry[api.SessionRecord]) *row {
+	r := &row{
 		key: e.Key, rev: e.Rev, rec: e.State,
 		last: api.Change[struct{}]{Rev: e.Rev, At: e.At, Actor: e.Actor, Verb: e.Verb, Reason: e.Reason},
 		to:   parseEndpoint(e.State.Endpoint, e.State.EndpointKey),
 	}
-	now.rec.Rev = e.Rev
-	t.rows[e.Key] = now
-	return old, now
+	r.rec.Rev = e.Rev
+	return r
 }
 
 // run feeds the table until ctx ends.
