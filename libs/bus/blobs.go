@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"io"
 	"strconv"
@@ -78,9 +77,8 @@ func (b *Blobs) Put(ctx context.Context, tenant, owner string, r io.Reader, limi
 	sum, part := sha256.New(), make([]byte, blobPart)
 	var last uint64
 	for n := 0; ; n++ {
-		size, err := io.ReadFull(r, part)
-		ended := errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
-		if err != nil && !ended {
+		size, ended, err := readPart(r, part)
+		if err != nil {
 			return Blob{}, err
 		}
 		if blob.Size += int64(size); blob.Size > limit {
@@ -101,6 +99,19 @@ func (b *Blobs) Put(ctx context.Context, tenant, owner string, r io.Reader, limi
 			return blob, nil
 		}
 	}
+}
+
+// readPart fills part unless r ends before. Unlike io.ReadFull it tells r's end from io.ErrUnexpectedEOF, with which an HTTP body says that it broke off.
+func readPart(r io.Reader, part []byte) (n int, ended bool, err error) {
+	for n < len(part) && err == nil {
+		var more int
+		more, err = r.Read(part[n:])
+		n += more
+	}
+	if err == io.EOF { //nolint:errorlint // as io.Reader promises
+		return n, true, nil
+	}
+	return n, false, err
 }
 
 // Get writes blob to w and checks it. Errors: not_found when it is no longer kept; internal when it is not what was kept, which

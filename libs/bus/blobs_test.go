@@ -2,9 +2,12 @@ package bus_test
 
 import (
 	"bytes"
+	"errors"
+	"io"
 	"math/rand/v2"
 	"strings"
 	"testing"
+	"testing/iotest"
 
 	"agentyard.dev/libs/api"
 	"agentyard.dev/libs/bus"
@@ -40,6 +43,12 @@ func TestBlobs(t *testing.T) {
 	t.Run("refuses what is too large", func(t *testing.T) {
 		_, err := blobs.Put(t.Context(), "acme", "t1", bytes.NewReader(make([]byte, 101)), 100)
 		wantCode(t, err, api.CodeExhausted)
+	})
+	t.Run("does not take what broke off for the whole", func(t *testing.T) {
+		broken := io.MultiReader(strings.NewReader("the first half"), iotest.ErrReader(io.ErrUnexpectedEOF))
+		if blob, err := blobs.Put(t.Context(), "acme", "t1", broken, 100); !errors.Is(err, io.ErrUnexpectedEOF) {
+			t.Errorf("%+v, %v", blob, err)
+		}
 	})
 	t.Run("removes one of several", func(t *testing.T) {
 		var ids [2]bus.Blob
