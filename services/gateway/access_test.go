@@ -277,7 +277,7 @@ func TestNotRunning(t *testing.T) {
 	sid := y.session(g, "alice-key", "unix:/nowhere/r.sock")
 	path := "/api/v1/sessions/" + sid + "/agent/status"
 	for state, want := range map[api.State]int{
-		api.StateRunning: 503, api.StatePending: 503, api.StateStarting: 503, api.StatePaused: 409, api.StateTerminated: 409, api.StateFailed: 409,
+		api.StateRunning: 503, api.StatePending: 503, api.StateStarting: 503, api.StateTerminated: 409, api.StateFailed: 409,
 	} {
 		y.setState(g, "alice-key", sid, func(r *api.SessionRecord) { r.State = state })
 		resp, body := call(t, g, "alice-key", "GET", path, nil)

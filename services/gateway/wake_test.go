@@ -117,7 +117,7 @@ func TestWake(t *testing.T) {
 		set(api.StatePaused)
 		before := y.resumes.Load()
 		resp, body := call(t, g, "view-key", "GET", base+"/agent/status", nil)
-		if resp.StatusCode == http.StatusOK || y.resumes.Load() != before || state() != api.StatePaused {
+		if resp.StatusCode != http.StatusConflict || y.resumes.Load() != before || state() != api.StatePaused {
 			t.Errorf("%d %s; it is %s", resp.StatusCode, body, state())
 		}
 		resp, _ = call(t, g, "bob-key", "GET", base+"/agent/status", nil)
