@@ -23,6 +23,8 @@ type Op[Req, Resp any] struct {
 	// Repeatable says that doing it again is as doing it once, and answered alike: when an instance is silent, another is asked. What reads (GET)
 	// is so without saying it, and so is a request with an idempotency key of its own.
 	Repeatable bool
+	// Waits says that it answers when something has happened: silence says nothing of the instance, and nobody else is asked.
+	Waits bool
 }
 
 // OpInfo is what an operation is apart from its types: the form in which tables
@@ -35,6 +37,7 @@ type OpInfo struct {
 	Status     int
 	Summary    string
 	Repeatable bool
+	Waits      bool
 	Req        reflect.Type
 	Resp       reflect.Type
 }
@@ -50,7 +53,7 @@ func (o Op[Req, Resp]) Info() OpInfo {
 	}
 	return OpInfo{
 		Service: o.Service, Verb: o.Verb, Permission: o.Permission, Route: o.Route,
-		Status: status, Summary: o.Summary, Repeatable: o.Repeatable,
+		Status: status, Summary: o.Summary, Repeatable: o.Repeatable, Waits: o.Waits,
 		Req: reflect.TypeFor[Req](), Resp: reflect.TypeFor[Resp](),
 	}
 }

@@ -21,6 +21,7 @@ var (
 	WaitTask = Op[WaitTaskRequest, Task]{
 		Service: "scheduler", Verb: "wait", Permission: TaskRead,
 		Route: "GET /api/v1/tasks/{id}/wait", Summary: "Show a task as soon as it has ended or a time has passed",
+		Waits: true,
 	}
 	TaskHistory = Op[HistoryRequest, Page[Change[Task]]]{
 		Service: "scheduler", Verb: "history", Permission: TaskRead,

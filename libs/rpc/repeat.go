@@ -28,7 +28,7 @@ const (
 
 // repeatable reports whether an operation may be asked twice whatever the request says.
 func repeatable(info api.OpInfo) bool {
-	return info.Repeatable || strings.HasPrefix(info.Route, "GET ")
+	return !info.Waits && (info.Repeatable || strings.HasPrefix(info.Route, "GET "))
 }
 
 // keyed reports whether a request carries an idempotency key that its operation itself sees to.

@@ -24,6 +24,7 @@ var (
 	readNotes = api.Op[echoRequest, echoResponse]{Service: "test", Verb: "notes", Permission: api.Public, Route: "GET /notes"}
 	writeNote = api.Op[noteRequest, echoResponse]{Service: "test", Verb: "note", Permission: api.Public, Route: "POST /notes", Status: 201}
 	endNotes  = api.Op[echoRequest, echoResponse]{Service: "test", Verb: "end", Permission: api.Public, Repeatable: true}
+	await     = api.Op[echoRequest, echoResponse]{Service: "test", Verb: "await", Permission: api.Public, Route: "GET /await", Waits: true}
 	spend     = api.Op[echoRequest, echoResponse]{Service: "test", Verb: "spend", Permission: api.Public, Route: "POST /spend"}
 )
 
@@ -84,9 +85,11 @@ func TestSilentInstance(t *testing.T) {
 	})
 	once, stop := context.WithCancel(ctx)
 	defer stop()
-	unkeyed := make(chan error, 1)
-	go func() { _, err := Call(once, c, spend, echoRequest{}); unkeyed <- err }()
-	eventually(t, "all five are lost", func() bool { mu.Lock(); defer mu.Unlock(); return len(lost) == 5 })
+	unrepeated := make(chan error, 2)
+	for _, op := range []api.Op[echoRequest, echoResponse]{spend, await} {
+		go func() { _, err := Call(once, c, op, echoRequest{}); unrepeated <- err }()
+	}
+	eventually(t, "all six are lost", func() bool { mu.Lock(); defer mu.Unlock(); return len(lost) == 6 })
 	dying.Close()
 	runServer(t, s)
 	for range 4 {
@@ -95,11 +98,13 @@ func TestSilentInstance(t *testing.T) {
 		}
 	}
 	stop()
-	wantCode(t, <-unkeyed, api.CodeUnavailable)
+	for range 2 {
+		wantCode(t, <-unrepeated, api.CodeUnavailable)
+	}
 	mu.Lock()
 	defer mu.Unlock()
 	for what, n := range lost {
-		if strings.Contains(what, ".spend") && n != 1 {
+		if (strings.Contains(what, ".spend") || strings.Contains(what, ".await")) && n != 1 {
 			t.Errorf("what must be asked once was asked %d times", n)
 		}
 	}
