@@ -101,6 +101,8 @@ func (q Queue) String() string {
 		}
 		return fmt.Sprintf("fq_codel limit %d target %dus interval %dus quantum %d memory_limit %d %s",
 			q.Packets, q.Target/Microsecond, q.Interval/Microsecond, q.Quantum, q.Limit, ecn)
+	case Netem:
+		return fmt.Sprintf("netem limit %d delay %dus %dus loss %s duplicate %s", q.Packets, q.Delay/Microsecond, q.Jitter/Microsecond, q.Loss, q.Duplicate)
 	case SFQ:
 		return fmt.Sprintf("sfq limit %d quantum %d perturb 10", q.Packets, q.Quantum)
 	}

@@ -95,6 +95,8 @@ type Tree struct {
 	MTU uint32 `json:"mtu"`
 	// Leaves are ordered by Minor, which are distinct. There is at least one.
 	Leaves []Leaf `json:"leaves"`
+	// Fault, if any, takes packets before the filters do, until it ends.
+	Fault *Diversion `json:"fault,omitempty"`
 	// Filters are ordered: the first one that matches a packet decides. Empty: all is the default's.
 	Filters []Filter `json:"filters,omitempty"`
 }
@@ -137,6 +139,8 @@ const (
 	FQCodel QueueKind = "fq_codel"
 	SFQ     QueueKind = "sfq"
 	BFIFO   QueueKind = "bfifo"
+	// Netem is a fault's.
+	Netem QueueKind = "netem"
 )
 
 // Queue is the qdisc below a leaf. Its handle is Leaf.Minor.Handle(), its parent the leaf's class. Only the fields of its kind are set:
@@ -144,6 +148,7 @@ const (
 //	fq_codel  limit <Packets> target <Target> interval <Interval> quantum <Quantum> memory_limit <Limit> [no]ecn
 //	sfq       limit <Packets> quantum <Quantum> perturb 10
 //	bfifo     limit <Limit>
+//	netem     limit <Packets> delay <Delay> <Jitter> loss <Loss> duplicate <Duplicate>
 type Queue struct {
 	Kind     QueueKind `json:"kind"`
 	Limit    Bytes     `json:"limit,omitempty"`
@@ -152,6 +157,11 @@ type Queue struct {
 	Interval Duration  `json:"interval,omitempty"` // whole microseconds
 	Quantum  Bytes     `json:"quantum,omitempty"`
 	ECN      bool      `json:"ecn,omitempty"`
+
+	Delay     Duration `json:"delay,omitempty"`
+	Jitter    Duration `json:"jitter,omitempty"`
+	Loss      Portion  `json:"loss,omitempty"`
+	Duplicate Portion  `json:"duplicate,omitempty"`
 }
 
 // Filter sends the packets that meet all its criteria to a leaf. A criterion that is unset is not asked. Alternatives are several
@@ -257,12 +267,15 @@ type Capabilities struct {
 	FQCodel bool `json:"fq_codel"`
 	SFQ     bool `json:"sfq"`
 	BFIFO   bool `json:"bfifo"`
+	Netem   bool `json:"netem"`
 	// IFB is that IFB devices and mirred exist; Peer that the agent may enter sessions' network namespaces.
 	IFB  bool `json:"ifb"`
 	Peer bool `json:"peer"`
 	// U32 and BPF are the classifiers; either is enough for filters.
 	U32 bool `json:"u32"`
 	BPF bool `json:"bpf"`
+	// Faults is that eBPF classifiers may look at the time since boot, by which faults end (Linux 5.8).
+	Faults bool `json:"faults"`
 	// NetdevIngress and NetdevEgress are nftables' hooks at a device; ConnLimit is nftables' "ct count" and "ct state".
 	NetdevIngress bool `json:"netdev_ingress"`
 	NetdevEgress  bool `json:"netdev_egress"`

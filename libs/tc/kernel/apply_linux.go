@@ -164,6 +164,9 @@ func (a *apply) check(plan *tc.Plan) error {
 		if !seen[t.Default] || t.Rate == 0 {
 			return fmt.Errorf("the tree at %q has no rate or no default class", t.Place)
 		}
+		if f := t.Fault; f != nil && (!seen[f.Class] || f.Loss != 0 && !seen[f.Lost]) {
+			return fmt.Errorf("the fault of the tree at %q names a class that is not in it", t.Place)
+		}
 		for _, f := range t.Filters {
 			if !seen[f.Class] {
 				return fmt.Errorf("a filter names class %s, which is not in the tree", f.Class)

@@ -107,13 +107,13 @@ type below struct {
 
 // leafDrops reads what queues drop that decide for themselves (fq_codel, sfq): the class above does not hear of it.
 func (k *Kernel) leafDrops() (map[below]uint32, error) {
-	if !k.caps.FQCodel && !k.caps.SFQ {
+	if !k.caps.FQCodel && !k.caps.SFQ && !k.caps.Netem {
 		return nil, nil
 	}
 	found := map[below]uint32{}
 	m := traffic(unix.RTM_GETQDISC, 0, 0, 0, 0, 0).end()
 	err := dumpObjects(k.counters, m, func() { clear(found) }, func(o object) error {
-		if o.kind != string(tc.FQCodel) && o.kind != string(tc.SFQ) {
+		if o.kind != string(tc.FQCodel) && o.kind != string(tc.SFQ) && o.kind != string(tc.Netem) {
 			return nil
 		}
 		for kind, v := range attrs(o.stats) {

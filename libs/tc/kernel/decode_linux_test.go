@@ -89,6 +89,7 @@ func TestRoundTrip(t *testing.T) {
 	for _, q := range []tc.Queue{
 		{Kind: tc.BFIFO, Limit: 70000},
 		{Kind: tc.SFQ, Packets: 127, Quantum: 1514},
+		{Kind: tc.Netem, Packets: 1000, Delay: 5 * tc.Second, Jitter: 3 * tc.Millisecond, Loss: 10_000, Duplicate: tc.All},
 		{Kind: tc.FQCodel, Limit: tc.MiB, Packets: 1024, Target: 5 * tc.Millisecond, Interval: 100 * tc.Millisecond, Quantum: 1514, ECN: true},
 	} {
 		want := newQueue(0x2f3, q)

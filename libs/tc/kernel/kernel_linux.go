@@ -92,3 +92,12 @@ func (k *Kernel) Writes() uint64 {
 	}
 	return n
 }
+
+// BootTime is the node's CLOCK_BOOTTIME in nanoseconds, by which faults end.
+func BootTime() uint64 {
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &now); err != nil {
+		return 0 // there is no Linux without it; a fault that ends at 0 has ended
+	}
+	return uint64(now.Nano())
+}

@@ -56,3 +56,6 @@ func (*Kernel) Sweep(context.Context) ([]string, error) { return nil, errNotLinu
 
 // Watch says that it is not supported.
 func (*Kernel) Watch(context.Context, func(), func(Change)) error { return errNotLinux }
+
+// BootTime is zero.
+func BootTime() uint64 { return 0 }

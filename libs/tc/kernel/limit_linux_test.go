@@ -187,9 +187,7 @@ func TestPacketRate(t *testing.T) {
 				for i, upload := range []bool{false, true} {
 					before := packetsOf(t, k, on, upload)[tc.DefaultMinor]
 					began := time.Now()
-					for range sent {
-						lab.SendPacket(t, kerneltest.Packet{}, upload)
-					}
+					lab.SendPackets(t, kerneltest.Packet{}, upload, sent)
 					most := uint64(burst + 2 + time.Since(began)/time.Second)
 					if got := caught(t, k, on, p)[i]; got < sent-most || got > sent-burst {
 						t.Errorf("upload: %t: %d of %d packets were caught, want all but %d to %d", upload, got, sent, burst, most)

@@ -67,6 +67,7 @@ func probeHere() (caps tc.Capabilities, err error) {
 		{tc.Queue{Kind: tc.FQCodel, Limit: tc.MiB, Packets: 100, Target: 5 * tc.Millisecond, Interval: 100 * tc.Millisecond, Quantum: 1514}, &caps.FQCodel},
 		{tc.Queue{Kind: tc.SFQ, Packets: 100, Quantum: 1514}, &caps.SFQ},
 		{tc.Queue{Kind: tc.BFIFO, Limit: 10000}, &caps.BFIFO},
+		{tc.Queue{Kind: tc.Netem, Packets: 100, Delay: tc.Millisecond}, &caps.Netem},
 	} {
 		leaf := newQueue(tc.DefaultMinor, q.queue)
 		*q.can = p.can(leaf.add(loopback)) && p.can(leaf.del(loopback))
@@ -78,6 +79,9 @@ func probeHere() (caps tc.Capabilities, err error) {
 		return classifier(&tc.Tree{Default: tc.DefaultMinor, Filters: []tc.Filter{
 			{Class: tc.DefaultMinor, Family: tc.IPv6, Protocol: &port, DstPorts: tc.PortRange{First: 443, Last: 443}},
 		}})
+	}, false)
+	caps.Faults = caps.BPF && p.runs(ps, rootHandle, "faults", func() asm.Instructions {
+		return classifier(&tc.Tree{Default: tc.DefaultMinor, Fault: &tc.Diversion{Until: 1, Class: tc.FaultMinor, Lost: tc.LostMinor, Loss: 1}})
 	}, false)
 	p.limits(&caps)
 	caps.IFB = p.can(ifbAdd(ifbName(loopback))) && p.can(clsact(loopback)) &&

@@ -35,6 +35,9 @@ const (
 // order of the filters. It reads the packet with a helper, so it need not be contiguous in memory.
 func classifier(t *tc.Tree) asm.Instructions {
 	b := assembler{asm.Mov.Reg(asm.R6, asm.R1), asm.LoadMem(asm.R7, asm.R6, skbProtocol, asm.Word)}
+	if t.Fault != nil {
+		b.divert(t.Fault)
+	}
 	families := map[tc.Family][]tc.Filter{}
 	for _, f := range t.Filters {
 		families[f.Family] = append(families[f.Family], f)
@@ -55,6 +58,19 @@ func classifier(t *tc.Tree) asm.Instructions {
 }
 
 type assembler asm.Instructions
+
+// divert answers the fault's classes until it has ended. The kernel's clock decides, so it ends whoever is alive.
+func (b *assembler) divert(f *tc.Diversion) {
+	b.add("", asm.FnKtimeGetBootNs.Call(), asm.LoadImm(asm.R1, int64(f.Until), asm.DWord), asm.JGE.Reg(asm.R0, asm.R1, "normal"))
+	if f.Loss != 0 {
+		b.add("", asm.FnGetPrandomU32.Call(), asm.LoadImm(asm.R1, int64(f.Loss), asm.DWord), asm.JLT.Reg(asm.R0, asm.R1, "lost"))
+	}
+	b.answer("", f.Class)
+	if f.Loss != 0 {
+		b.answer("lost", f.Lost)
+	}
+	b.add("normal", asm.Mov.Imm(asm.R0, 0))
+}
 
 // add appends instructions; label, if any, is the place of the first.
 func (b *assembler) add(label string, ins ...asm.Instruction) {
@@ -228,6 +244,9 @@ func (ps *programs) close() {
 // classifier returns the program that decides a tree's classes.
 func (ps *programs) classifier(t *tc.Tree) (program, error) {
 	spec := binary.BigEndian.AppendUint16(nil, uint16(t.Default))
+	if f := t.Fault; f != nil {
+		spec = fmt.Appendf(spec, "fault %d %d %d %d", f.Until, f.Class, f.Lost, f.Loss)
+	}
 	for _, f := range t.Filters {
 		for _, s := range f.Selectors() {
 			spec = append(spec, byte(f.Family), byte(len(s)))

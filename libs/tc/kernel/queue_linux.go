@@ -19,6 +19,9 @@ type queue struct {
 	quantum        uint32
 	ecn            bool
 	perturb        uint32 // seconds
+
+	delay, jitter   uint64 // nanoseconds
+	loss, duplicate uint32 // of 2^32 - 1
 }
 
 // Attributes of fq_codel: TCA_FQ_CODEL_….
@@ -29,6 +32,10 @@ const (
 	codelECN      = 4
 	codelQuantum  = 6
 	codelMemory   = 9
+
+	sizeofNetem    = 24 // struct tc_netem_qopt
+	netemLatency64 = 10 // TCA_NETEM_LATENCY64
+	netemJitter64  = 11
 )
 
 // sfqPerturb is how often sfq changes its hash, in seconds: often enough that two flows that collide do not for long.
@@ -41,11 +48,19 @@ func newQueue(minor tc.Minor, q tc.Queue) queue {
 		out.limit = uint32(q.Limit)
 	case tc.SFQ:
 		out.packets, out.quantum, out.perturb = q.Packets, uint32(q.Quantum), sfqPerturb
+	case tc.Netem:
+		out.packets, out.delay, out.jitter = q.Packets, uint64(q.Delay), uint64(q.Jitter)
+		out.loss, out.duplicate = of32(q.Loss), of32(q.Duplicate)
 	case tc.FQCodel:
 		out.limit, out.packets, out.quantum, out.ecn = uint32(q.Limit), q.Packets, uint32(q.Quantum), q.ECN
 		out.target, out.interval = uint32(q.Target/tc.Microsecond), uint32(q.Interval/tc.Microsecond)
 	}
 	return out
+}
+
+// of32 is a part as the kernel has probabilities; all of it is the greatest number.
+func of32(p tc.Portion) uint32 {
+	return uint32(min(uint64(p)<<32/uint64(tc.All), 1<<32-1))
 }
 
 func (q queue) String() string {
@@ -58,6 +73,9 @@ func (q queue) String() string {
 		if o.value != 0 {
 			s += fmt.Sprintf(" %s %d%s", o.name, o.value, o.unit)
 		}
+	}
+	if q.kind == string(tc.Netem) {
+		s += fmt.Sprintf(" delay %dns %dns loss %d duplicate %d", q.delay, q.jitter, q.loss, q.duplicate)
 	}
 	return s
 }
@@ -91,6 +109,14 @@ func (q queue) write(device int, flags uint16) message {
 			o = native.AppendUint32(o, v)
 		}
 		e.attr(attrOptions, o)
+	case tc.Netem:
+		e.nest(attrOptions, func(e *encoder) { // struct tc_netem_qopt: latency, limit, loss, gap, duplicate, jitter; then attributes
+			for _, v := range []uint32{0, q.packets, q.loss, 0, q.duplicate, 0} {
+				e.b = native.AppendUint32(e.b, v)
+			}
+			e.uint64(netemLatency64, q.delay)
+			e.uint64(netemJitter64, q.jitter)
+		})
 	case tc.FQCodel:
 		e.nest(attrOptions, func(e *encoder) {
 			ecn := uint32(0)
@@ -117,6 +143,19 @@ func decodeQueue(o object) queue {
 	case tc.SFQ:
 		if len(o.options) >= 12 {
 			q.quantum, q.perturb, q.packets = native.Uint32(o.options), native.Uint32(o.options[4:]), native.Uint32(o.options[8:])
+		}
+	case tc.Netem:
+		if len(o.options) < sizeofNetem {
+			break
+		}
+		q.packets, q.loss, q.duplicate = native.Uint32(o.options[4:]), native.Uint32(o.options[8:]), native.Uint32(o.options[16:])
+		for kind, v := range attrs(o.options[sizeofNetem:]) {
+			switch kind {
+			case netemLatency64:
+				q.delay = attrUint64(v)
+			case netemJitter64:
+				q.jitter = attrUint64(v)
+			}
 		}
 	case tc.FQCodel:
 		for kind, v := range attrs(o.options) {

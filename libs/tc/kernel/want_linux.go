@@ -34,7 +34,7 @@ func (a *apply) wantTree(t *tc.Tree, w *wanted) (*tree, error) {
 		out.classes[h] = newClass(h, parentHandle, l.Rate, l.Ceiling, l.Burst, l.CeilingBurst, uint32(l.Quantum), uint32(l.Priority))
 		out.queues[h] = newQueue(l.Minor, l.Queue)
 	}
-	if len(t.Filters) == 0 {
+	if len(t.Filters) == 0 && t.Fault == nil {
 		return out, nil
 	}
 	p, err := a.k.programs.classifier(t)

@@ -48,22 +48,30 @@ func NewQuietLab(t testing.TB) *Lab {
 // SendPacket sends one packet from the node to the session; with upload its answer, from the session to the node.
 func (l *Lab) SendPacket(t testing.TB, p Packet, upload bool) {
 	t.Helper()
-	n, device := l.Node, l.Session.Interface.Index
+	l.SendPackets(t, p, upload, 1)
+}
+
+// SendPackets sends a packet n times.
+func (l *Lab) SendPackets(t testing.TB, p Packet, upload bool, n int) {
+	t.Helper()
+	at, device := l.Node, l.Session.Interface.Index
 	if upload {
-		n, device = l.Session.Namespace, l.Session.Interface.Peer
+		at, device = l.Session.Namespace, l.Session.Interface.Peer
 	}
 	frame := p.frame(upload)
-	err := n.Do(func() error {
+	err := at.Do(func() error {
 		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
 		if err != nil {
 			return err
 		}
 		defer func() { _ = unix.Close(fd) }()
-		err = unix.Sendto(fd, frame, 0, &unix.SockaddrLinklayer{Ifindex: device, Protocol: binary.NativeEndian.Uint16(frame[12:])})
-		if errors.Is(err, unix.ENOBUFS) {
-			return nil // it was sent, and dropped on the way out
+		for range n {
+			err := unix.Sendto(fd, frame, 0, &unix.SockaddrLinklayer{Ifindex: device, Protocol: binary.NativeEndian.Uint16(frame[12:])})
+			if err != nil && !errors.Is(err, unix.ENOBUFS) { // which says that it was sent, and dropped on the way out
+				return err
+			}
 		}
-		return err
+		return nil
 	})
 	if err != nil {
 		t.Fatalf("send %+v: %v", p, err)
