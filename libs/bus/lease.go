@@ -116,12 +116,15 @@ func (l *Lease) open(ctx context.Context) error {
 	if l.opened {
 		return nil
 	}
-	err := l.c.openLeases(ctx)
+	err := l.c.openLeases(ctx, l.cfg.Service == leaseKeeper)
 	l.opened = err == nil
 	return err
 }
 
-func (c *Conn) openLeases(ctx context.Context) error {
+// leaseKeeper is the service that may change the stream of the leases, which all services make together.
+const leaseKeeper = "sessions"
+
+func (c *Conn) openLeases(ctx context.Context, keep bool) error {
 	ctx, cancel := context.WithTimeout(ctx, OpTimeout)
 	defer cancel()
 	_, err := c.js.CreateStream(ctx, jetstream.StreamConfig{
@@ -135,13 +138,32 @@ func (c *Conn) openLeases(ctx context.Context) error {
 		Duplicates:        time.Minute,
 		RePublish:         &jetstream.RePublish{Source: api.LedgerPrefix + leaseNoun + ".>", Destination: leaseLive + ">"},
 	})
-	if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
-		return nil // of an earlier or later release
+	if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) { // of an earlier or later release, or with another number of copies
+		if keep {
+			c.copyLeases(ctx)
+		}
+		return nil
 	}
 	if err != nil {
 		return fmt.Errorf("open leases: %w", err)
 	}
 	return nil
+}
+
+// copyLeases gives the stream the copies that a bus of several servers shall have. Leases work without, too.
+func (c *Conn) copyLeases(ctx context.Context) {
+	stream, err := c.js.Stream(ctx, leaseStream)
+	if err == nil {
+		cfg := stream.CachedInfo().Config
+		if cfg.Replicas >= c.replicas {
+			return
+		}
+		cfg.Replicas = c.replicas
+		_, err = c.js.UpdateStream(ctx, cfg)
+	}
+	if err != nil {
+		c.log.Warn("leases keep their number of copies; is there a server of the bus for each?", "copies", c.replicas, "err", err)
+	}
 }
 
 // watched is the entry that a waiting process last saw, and since when.

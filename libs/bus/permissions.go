@@ -145,6 +145,9 @@ func servicePermissions(service string) jwt.Permissions {
 		own+".*",
 	)
 	g.sub = append(g.sub, leaseLive+service+".*")
+	if service == leaseKeeper {
+		g.pub = append(g.pub, "$JS.API.STREAM.UPDATE."+leaseStream)
+	}
 
 	switch service {
 	case "gateway":
