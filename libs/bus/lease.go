@@ -245,7 +245,8 @@ func (l *Lease) hold(ctx context.Context, fence uint64, until time.Time, lead fu
 			lose()
 		case <-renew.C:
 			start := time.Now()
-			try, cancel := context.WithDeadline(held, until.Add(-margin))
+			// Not held: a renewal that is given up may have been made, and the release after it would name the wrong revision.
+			try, cancel := context.WithDeadline(context.WithoutCancel(held), until.Add(-margin))
 			next, err := l.write(try, rev, leaseState{Holder: l.cfg.Holder, TTL: l.cfg.TTL, Fence: fence})
 			cancel()
 			switch {
