@@ -51,13 +51,30 @@ func runnerClient() *http.Client {
 
 type socketKey struct{}
 
-// runner asks a session's runner. The answer's body must be closed.
+// runner asks a session's runner. While none is there the next one is on its way, so it goes on until the session has ended or ctx has; what is asked may be
+// asked twice. The answer's body must be closed.
 func (a *attempt) runner(ctx context.Context, method, target string, query url.Values, body []byte) (*http.Response, error) {
-	e, ok := a.s.sessions.Get(a.session)
-	if !ok || e.State.State != api.StateRunning || e.State.Endpoint == "" {
-		return nil, api.Errorf(api.CodeUnavailable, "the session does not run any more")
+	for n := 0; ; n++ {
+		e, ok := a.s.sessions.Get(a.session)
+		err := error(api.Errorf(api.CodeUnavailable, "the session does not run yet"))
+		switch rec := e.State; { // the view may be behind the session's log
+		case !ok, rec.State == api.StatePending, rec.State == api.StateStarting, rec.State == api.StateResuming:
+		case rec.State != api.StateRunning:
+			return nil, api.Errorf(api.CodeUnavailable, "the session does not run any more")
+		case rec.Endpoint != "":
+			var resp *http.Response
+			if resp, err = a.askRunner(ctx, rec, method, target, query, body); err == nil {
+				return resp, nil
+			}
+		}
+		if api.CodeOf(err) != api.CodeUnavailable || !a.pause(ctx, n) {
+			return nil, err
+		}
 	}
-	base := e.State.Endpoint
+}
+
+func (a *attempt) askRunner(ctx context.Context, rec api.SessionRecord, method, target string, query url.Values, body []byte) (*http.Response, error) {
+	base := rec.Endpoint
 	if socket, ok := strings.CutPrefix(base, "unix:"); ok {
 		ctx, base = context.WithValue(ctx, socketKey{}, socket), "http://runner"
 	}
@@ -65,7 +82,7 @@ func (a *attempt) runner(ctx context.Context, method, target string, query url.V
 	if err != nil {
 		return nil, fmt.Errorf("ask the runner: %w", err)
 	}
-	req.Header.Set(api.RunnerKeyHeader, e.State.EndpointKey)
+	req.Header.Set(api.RunnerKeyHeader, rec.EndpointKey)
 	if body != nil {
 		req.Header.Set("Content-Type", "application/json")
 	}
@@ -229,17 +246,39 @@ func (a *attempt) listDir(ctx context.Context, dir string) ([]workspaceEntry, er
 
 const filesPath = "/_yard/files"
 
+// keepFile keeps a file, from its beginning again when its runner dies meanwhile.
 func (a *attempt) keepFile(ctx context.Context, name string, limit int64) (api.TaskArtifact, error) {
-	resp, err := a.runner(ctx, http.MethodGet, filesPath, url.Values{"path": {name}}, nil)
-	if err != nil {
-		return api.TaskArtifact{}, err
+	for n := 0; ; n++ {
+		resp, err := a.runner(ctx, http.MethodGet, filesPath, url.Values{"path": {name}}, nil)
+		if err != nil {
+			return api.TaskArtifact{}, err
+		}
+		from := &answer{r: resp.Body}
+		blob, err := a.s.blobs.Put(ctx, a.key.Tenant, a.key.ID, from, limit)
+		_ = resp.Body.Close()
+		switch {
+		case err == nil:
+			return api.TaskArtifact{Path: name, Size: blob.Size, SHA256: blob.SHA256, Blob: blob.ID}, nil
+		case from.broke == nil:
+			return api.TaskArtifact{}, err
+		case !a.pause(ctx, n):
+			return api.TaskArtifact{}, api.Errorf(api.CodeUnavailable, "the session's runner broke off: %w", from.broke)
+		}
 	}
-	defer resp.Body.Close()
-	blob, err := a.s.blobs.Put(ctx, a.key.Tenant, a.key.ID, resp.Body, limit)
-	if err != nil {
-		return api.TaskArtifact{}, err
+}
+
+// answer remembers how a runner's answer broke off.
+type answer struct {
+	r     io.Reader
+	broke error
+}
+
+func (b *answer) Read(p []byte) (int, error) {
+	n, err := b.r.Read(p)
+	if err != nil && !errors.Is(err, io.EOF) {
+		b.broke = err
 	}
-	return api.TaskArtifact{Path: name, Size: blob.Size, SHA256: blob.SHA256, Blob: blob.ID}, nil
+	return n, err
 }
 
 // push has the runner commit the workspace's changes and push them. Asking again for the same attempt pushes the same commit, so it meets itself.
@@ -264,25 +303,20 @@ func (a *attempt) push(ctx context.Context, result *api.TaskResult) error {
 	if err != nil {
 		return fmt.Errorf("push: %w", err)
 	}
-	for n := 0; ; n++ {
-		resp, err := a.runner(ctx, http.MethodPost, "/_yard/push", nil, body)
-		if api.CodeOf(err) == api.CodeUnavailable && n < 3 && a.pause(ctx, n) {
-			continue
-		}
-		if err != nil {
-			return err
-		}
-		defer resp.Body.Close()
-		var pushed struct {
-			Branch string `json:"branch"`
-			Commit string `json:"commit"`
-		}
-		if err := json.NewDecoder(io.LimitReader(resp.Body, maxAnswer)).Decode(&pushed); err != nil {
-			return errors.Join(api.Errorf(api.CodeUnavailable, "the runner's answer cannot be read"), err)
-		}
-		if result.Branch, result.Commit = pushed.Branch, pushed.Commit; pushed.Commit == "" {
-			result.Problems = append(result.Problems, "nothing was changed, so no branch was pushed")
-		}
-		return nil
+	resp, err := a.runner(ctx, http.MethodPost, "/_yard/push", nil, body)
+	if err != nil {
+		return err
 	}
+	defer resp.Body.Close()
+	var pushed struct {
+		Branch string `json:"branch"`
+		Commit string `json:"commit"`
+	}
+	if err := json.NewDecoder(io.LimitReader(resp.Body, maxAnswer)).Decode(&pushed); err != nil {
+		return errors.Join(api.Errorf(api.CodeUnavailable, "the runner's answer cannot be read"), err)
+	}
+	if result.Branch, result.Commit = pushed.Branch, pushed.Commit; pushed.Commit == "" {
+		result.Problems = append(result.Problems, "nothing was changed, so no branch was pushed")
+	}
+	return nil
 }
