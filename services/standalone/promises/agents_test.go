@@ -1,11 +1,6 @@
 package promises
 
 import (
-	"net/http/cgi"
-	"net/http/httptest"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -21,7 +16,7 @@ const allowPrivate = "AGENTAPI_SESSIONS_ALLOW_PRIVATE_REPOSITORIES=true"
 // scripted; the agents, their tools, Git and the yard are real.
 func TestRealAgents(t *testing.T) {
 	y := yardtest.Start(t, yardtest.OneProcess, allowPrivate)
-	repository := &api.Repository{URL: gitServer(t)}
+	repository := &api.Repository{URL: newOrigin(t, "", "").URL}
 
 	t.Run("Claude Code over stream-json", func(t *testing.T) {
 		model := modeltest.New(t,
@@ -127,34 +122,4 @@ func allow(options []api.ApprovalOption) string {
 		}
 	}
 	return options[0].Option
-}
-
-// gitServer serves a repository with a README over Git's smart HTTP and returns its URL.
-func gitServer(t *testing.T) string {
-	t.Helper()
-	dir := t.TempDir()
-	git := func(args ...string) string {
-		cmd := exec.Command("git", args...)
-		cmd.Dir = dir
-		cmd.Env = append(os.Environ(), "GIT_CONFIG_GLOBAL=/dev/null", "GIT_CONFIG_NOSYSTEM=1",
-			"GIT_AUTHOR_NAME=a", "GIT_AUTHOR_EMAIL=a@example.org", "GIT_COMMITTER_NAME=a", "GIT_COMMITTER_EMAIL=a@example.org")
-		out, err := cmd.CombinedOutput()
-		if err != nil {
-			t.Fatalf("git %v: %v\n%s", args, err, out)
-		}
-		return strings.TrimSpace(string(out))
-	}
-	git("init", "-q", "-b", "main", "work")
-	if err := os.WriteFile(filepath.Join(dir, "work", "README.md"), []byte("# the yard\n"), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	git("-C", "work", "add", "README.md")
-	git("-C", "work", "commit", "-q", "-m", "first")
-	git("clone", "-q", "--bare", "work", "repo.git")
-	backend := filepath.Join(git("--exec-path"), "git-http-backend")
-	srv := httptest.NewServer(&cgi.Handler{
-		Path: backend, Root: "/", Env: []string{"GIT_PROJECT_ROOT=" + dir, "GIT_HTTP_EXPORT_ALL=1", "GIT_CONFIG_COUNT=1", "GIT_CONFIG_KEY_0=safe.directory", "GIT_CONFIG_VALUE_0=*"},
-	})
-	t.Cleanup(srv.Close)
-	return srv.URL + "/repo.git"
 }

@@ -162,14 +162,75 @@ func (e *statusError) Error() string { return fmt.Sprintf("status %d: %s", e.sta
 
 // stream reads one connection's events and moves after along.
 func (c *Client) stream(ctx context.Context, session, query string, after *uint64, f func(api.Event) bool) error {
+	last := strconv.FormatUint(*after, 10)
+	return c.sse(ctx, "/api/v1/sessions/"+session+"/events"+query, last, func(id, _ string, data []byte) error {
+		var ev api.Event
+		if err := json.Unmarshal(data, &ev); err != nil {
+			return fmt.Errorf("event %s: %w in %s", id, err, data)
+		}
+		seq, err := strconv.ParseUint(id, 10, 64)
+		if err != nil {
+			return fmt.Errorf("event id %q: %w", id, err)
+		}
+		*after, ev.Seq = seq, seq
+		if !f(ev) {
+			return errStop
+		}
+		return nil
+	})
+}
+
+// TaskEvents reads the events of a task until it has ended, or f returns false: each change of the task, and between them each event of its sessions.
+// One of the two is nil. When the connection breaks it connects again with Last-Event-ID.
+func (c *Client) TaskEvents(t testing.TB, task string, f func(*api.Change[api.Task], *api.Event) bool) {
+	t.Helper()
+	last := ""
+	for ctx := t.Context(); ; {
+		over := false
+		err := c.sse(ctx, "/api/v1/tasks/"+task+"/events", last, func(id, event string, data []byte) error {
+			last = id
+			var change *api.Change[api.Task]
+			ev := new(api.Event)
+			into := any(ev)
+			if event == "task" {
+				change, ev = new(api.Change[api.Task]), nil
+				into = change
+			}
+			if err := json.Unmarshal(data, into); err != nil {
+				return fmt.Errorf("event %s: %w in %s", id, err, data)
+			}
+			over = change != nil && change.State.State.Final()
+			if !f(change, ev) {
+				return errStop
+			}
+			return nil
+		})
+		var final *statusError
+		switch {
+		case errors.Is(err, errStop) || over:
+			return
+		case ctx.Err() != nil, errors.As(err, &final) && final.status < 500:
+			t.Fatalf("follow %s: %v", task, err)
+		}
+		select {
+		case <-time.After(reconnectAfter):
+		case <-ctx.Done():
+		}
+	}
+}
+
+// sse reads the events of one connection. An error of f ends it.
+func (c *Client) sse(ctx context.Context, path, last string, f func(id, event string, data []byte) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, "GET", c.URL+"/api/v1/sessions/"+session+"/events"+query, nil)
+	req, err := http.NewRequestWithContext(ctx, "GET", c.URL+path, nil)
 	if err != nil {
 		return err
 	}
 	req.Header.Set("Authorization", "Bearer "+c.Key)
-	req.Header.Set("Last-Event-ID", strconv.FormatUint(*after, 10))
+	if last != "" {
+		req.Header.Set("Last-Event-ID", last)
+	}
 	resp, err := c.HTTP.Do(req)
 	if err != nil {
 		return err
@@ -181,27 +242,21 @@ func (c *Client) stream(ctx context.Context, session, query string, after *uint6
 	}
 	lines := bufio.NewScanner(resp.Body)
 	lines.Buffer(make([]byte, 64<<10), 8<<20)
-	id, data := "", []byte(nil)
+	id, event, data := "", "", []byte(nil)
 	for lines.Scan() {
 		line := lines.Bytes()
 		switch {
 		case bytes.HasPrefix(line, []byte("id: ")):
 			id = string(line[4:])
+		case bytes.HasPrefix(line, []byte("event: ")):
+			event = string(line[7:])
 		case bytes.HasPrefix(line, []byte("data: ")):
 			data = append(data[:0], line[6:]...)
 		case len(line) == 0 && data != nil:
-			var ev api.Event
-			if err := json.Unmarshal(data, &ev); err != nil {
-				return fmt.Errorf("event %s: %w in %s", id, err, data)
+			if err := f(id, event, data); err != nil {
+				return err
 			}
-			seq, err := strconv.ParseUint(id, 10, 64)
-			if err != nil {
-				return fmt.Errorf("event id %q: %w", id, err)
-			}
-			*after, ev.Seq, data = seq, seq, nil
-			if !f(ev) {
-				return errStop
-			}
+			event, data = "", nil
 		}
 	}
 	return lines.Err()

@@ -125,6 +125,15 @@ func (y *Yard) Processes() []string {
 	return names
 }
 
+// Output returns what each of the yard's processes printed last.
+func (y *Yard) Output() string {
+	var b strings.Builder
+	for _, p := range y.procs {
+		b.WriteString(p.output.String())
+	}
+	return b.String()
+}
+
 // PID returns the process id of the yard's first process.
 func (y *Yard) PID() int { return y.procs[0].cmd.Process.Pid }
 

@@ -1,0 +1,94 @@
+package promises
+
+import (
+	"bytes"
+	"crypto/subtle"
+	"io"
+	"net/http"
+	"net/http/cgi"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+)
+
+// origin is a bare repository with a README on its branch main, which "git http-backend" serves on loopback.
+type origin struct {
+	URL  string
+	Head string // of main
+
+	dir     string       // of the bare repository
+	refused atomic.Int64 // requests with a wrong password
+}
+
+// newOrigin serves a repository for everyone to read, or with a token only for whoever presents user and token (RFC 7617), who may push too.
+func newOrigin(t *testing.T, user, token string) *origin {
+	t.Helper()
+	root := t.TempDir()
+	o := &origin{dir: filepath.Join(root, "repo.git")}
+	work := filepath.Join(root, "work")
+	git(t, root, "init", "-q", "-b", "main", work)
+	if err := os.WriteFile(filepath.Join(work, "README.md"), []byte("# the yard\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	git(t, work, "add", "README.md")
+	git(t, work, "commit", "-q", "-m", "first")
+	git(t, root, "clone", "-q", "--bare", work, o.dir)
+	o.Head = git(t, o.dir, "rev-parse", "main")
+	program := filepath.Join(git(t, root, "--exec-path"), "git-http-backend")
+	backend := func(user string) http.Handler {
+		env := []string{"GIT_PROJECT_ROOT=" + root, "GIT_HTTP_EXPORT_ALL=1", "GIT_CONFIG_COUNT=1", "GIT_CONFIG_KEY_0=safe.directory", "GIT_CONFIG_VALUE_0=*"}
+		if user != "" {
+			env = append(env, "REMOTE_USER="+user) // who is known may push
+		}
+		return &cgi.Handler{Path: program, Root: "/", Env: env}
+	}
+	open, signedIn := backend(""), backend(user)
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(r.Body) // a CGI program is told its length, which git does not know of what is large
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		r.Body, r.ContentLength, r.TransferEncoding = io.NopCloser(bytes.NewReader(body)), int64(len(body)), nil
+		name, password, ok := r.BasicAuth()
+		switch {
+		case token == "":
+			open.ServeHTTP(w, r)
+		case ok && name == user && subtle.ConstantTimeCompare([]byte(password), []byte(token)) == 1:
+			signedIn.ServeHTTP(w, r)
+		default:
+			if ok {
+				o.refused.Add(1)
+			}
+			w.Header().Set("WWW-Authenticate", `Basic realm="origin"`)
+			w.WriteHeader(http.StatusUnauthorized)
+		}
+	}))
+	t.Cleanup(srv.Close)
+	o.URL = srv.URL + "/repo.git"
+	return o
+}
+
+// git runs git in dir and returns what it printed.
+func git(t *testing.T, dir string, args ...string) string {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), "git", args...)
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), "GIT_CONFIG_GLOBAL=/dev/null", "GIT_CONFIG_NOSYSTEM=1",
+		"GIT_AUTHOR_NAME=a", "GIT_AUTHOR_EMAIL=a@example.org", "GIT_COMMITTER_NAME=a", "GIT_COMMITTER_EMAIL=a@example.org")
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("git %v: %v\n%s", args, err, out)
+	}
+	return strings.TrimSpace(string(out))
+}
+
+// show returns what a git command prints of the bare repository.
+func (o *origin) show(t *testing.T, args ...string) string {
+	t.Helper()
+	return git(t, o.dir, args...)
+}
