@@ -24,12 +24,14 @@ const repository = "localhost/agentyard/"
 
 // commands is which package each image runs, and as whom.
 var commands = map[string]struct{ pkg, user string }{
-	"gateway":   {"./services/gateway/cmd/gateway", service},
-	"auth":      {"./services/auth/cmd/auth", service},
-	"sessions":  {"./services/sessions/cmd/sessions", service},
-	"scheduler": {"./services/scheduler/cmd/scheduler", service},
-	"tcagent":   {"./services/tcagent/cmd/tcagent", service},
-	"runner":    {"./services/sessions/cmd/runner", "999:999"}, // inside a session
+	"gateway":      {"./services/gateway/cmd/gateway", service},
+	"auth":         {"./services/auth/cmd/auth", service},
+	"sessions":     {"./services/sessions/cmd/sessions", service},
+	"scheduler":    {"./services/scheduler/cmd/scheduler", service},
+	"tccontroller": {"./services/tcagent/cmd/tccontroller", service},
+	"tcagent":      {"./services/tcagent/cmd/tcagent", service},
+	"hooks":        {"./deploy/hooks", service},
+	"runner":       {"./services/sessions/cmd/runner", "999:999"}, // inside a session
 }
 
 const service = "65532:65532" // "nonroot", as distroless images have it
@@ -46,7 +48,7 @@ func run(ctx context.Context, args []string) error {
 	var s spec
 	var svc, pkg, platform, version, out string
 	fs := flag.NewFlagSet("image", flag.ContinueOnError)
-	fs.StringVar(&svc, "service", "", "gateway, auth, sessions, scheduler, tcagent or runner: builds its command")
+	fs.StringVar(&svc, "service", "", "gateway, auth, sessions, scheduler, tccontroller, tcagent, hooks or runner: builds its command")
 	fs.StringVar(&pkg, "package", "", "Go `package` to build instead, from this directory")
 	fs.StringVar(&s.Binary, "binary", "", "`file` with a static binary to take instead of building one")
 	fs.StringVar(&s.Name, "name", "", "the image's name and tag; empty: "+repository+"<service>:dev")
