@@ -52,7 +52,7 @@ func with(old, new map[string]secret) map[string]secret {
 func TestKeys(t *testing.T) {
 	y := yard{name: "yard", servers: 3}
 	first := made(t, y, nil)
-	const everything = "yard-admin yard-auth yard-auth-bus yard-gateway-bus yard-keyring yard-nats-trust yard-redis yard-scheduler-bus yard-sessions-bus yard-sessions-secrets yard-tcagent-bus"
+	const everything = "yard-admin yard-auth yard-auth-bus yard-gateway-bus yard-keyring yard-nats-trust yard-redis yard-scheduler-bus yard-sessions-bus yard-sessions-secrets yard-tcagent-bus yard-tcnode-bus"
 	if got := names(first); got != everything {
 		t.Fatalf("the first run writes %s", got)
 	}
@@ -101,7 +101,7 @@ func TestKeys(t *testing.T) {
 	t.Run("a new generation makes new credentials", func(t *testing.T) {
 		y := yard{name: "yard", servers: 3, generation: 1}
 		rotated := made(t, y, first)
-		if got := names(rotated); got != "yard-auth-bus yard-gateway-bus yard-nats-trust yard-scheduler-bus yard-sessions-bus yard-sessions-secrets yard-tcagent-bus" {
+		if got := names(rotated); got != "yard-auth-bus yard-gateway-bus yard-nats-trust yard-scheduler-bus yard-sessions-bus yard-sessions-secrets yard-tcagent-bus yard-tcnode-bus" {
 			t.Errorf("writes %s", got)
 		}
 		if bytes.Equal(first["yard-sessions-bus"].Data["session.issuer"], rotated["yard-sessions-bus"].Data["session.issuer"]) {
@@ -136,7 +136,7 @@ func TestKeys(t *testing.T) {
 		other := have["yard-keyring"]
 		other.UID = "another"
 		have["yard-keyring"] = other
-		if got := made(t, y, have); len(got) != 6 {
+		if got := made(t, y, have); len(got) != 7 {
 			t.Errorf("writes %s", names(got))
 		}
 	})

@@ -45,7 +45,7 @@ func OpenBlobs(ctx context.Context, c *Conn, cfg BlobsConfig) (*Blobs, error) {
 	if cfg.MaxBytes == 0 {
 		cfg.MaxBytes = -1
 	}
-	err := c.openStream(ctx, jetstream.StreamConfig{
+	_, err := c.openStream(ctx, jetstream.StreamConfig{
 		Name:        blobStream,
 		Subjects:    []string{blobPrefix + "*.*.*"},
 		Storage:     jetstream.FileStorage,

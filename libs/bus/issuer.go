@@ -120,6 +120,9 @@ func credentialInbox(creds []byte) (prefix string, session bool, err error) {
 		if strings.HasPrefix(tag, tenantTag) {
 			return sessionInbox(claims.Name), true, nil
 		}
+		if node, ok := strings.CutPrefix(tag, nodeTag); ok {
+			return nodeInbox(node), false, nil
+		}
 	}
 	return serviceInbox(claims.Name), false, nil
 }

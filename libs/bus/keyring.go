@@ -34,6 +34,8 @@ import (
 //     (publish …log.*.*.user), request yard.v1.op.auth.*.
 //   - scheduler, tcagent: answer their own ops, own their own ledgers (TASKS SCHEDULES QUEUES;
 //     POLICIES PLANS NODES), scheduler requests yard.v1.op.sessions.*.
+//   - node <token>: follow yard.v1.live.plans.<token>.* and read PLANS, write its own entry of NODES and
+//     publish its own counters; nothing else, no consumer, no operation (nodes.go).
 //   - session <tenant>/<id>: publish yard.v1.runner.<tenant>.<id>.* (requests) and
 //     yard.v1.log.<tenant>.<id>.agent, subscribe yard.v1.live.log.<tenant>.<id>.user and its own
 //     inbox _INBOX_<id>.>; nothing else, no JetStream API.
@@ -62,7 +64,7 @@ const sessionRole = "session"
 const podRole = "pod"
 
 // Services are the service names whose credentials a Keyring mints.
-var Services = []string{"gateway", "auth", "sessions", "scheduler", "tcagent"}
+var Services = []string{"gateway", "auth", "sessions", "scheduler", "tcagent", NodeService}
 
 // keyringFile is the only file of a keyring. One file, because half a keyring is none.
 const keyringFile = "keyring.json"
@@ -200,8 +202,11 @@ func parseSeed(seed string, want nkeys.PrefixByte) (nkeys.KeyPair, error) {
 	return nkeys.FromSeed([]byte(seed))
 }
 
-// ServiceCredentials mints the credentials (.creds content) of one service.
+// ServiceCredentials mints the credentials (.creds content) of one service; NodeService's are those of AnyNode.
 func (k *Keyring) ServiceCredentials(service string) ([]byte, error) {
+	if service == NodeService {
+		return k.NodeCredentials(AnyNode)
+	}
 	if !slices.Contains(Services, service) {
 		return nil, api.Invalid("/service", "%q is not one of %v", service, Services)
 	}

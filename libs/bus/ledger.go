@@ -46,7 +46,15 @@ type Meta struct {
 type Entry[T any] struct {
 	Key     Key
 	Created uint64 // the revision of the entity's first change that is known; orders entities by age
+	// Epoch says which stream it is that Rev counts in: when it was made, in milliseconds since 1970. A bus that lost its data begins another,
+	// whose revisions are low again. Only ledgers with Live have it (LedgerConfig).
+	Epoch int64
 	api.Change[T]
+}
+
+// NewerThan reports whether e is to be believed rather than a change that was at rev of the stream of epoch.
+func (e Entry[T]) NewerThan(epoch int64, rev uint64) bool {
+	return e.Epoch > epoch || e.Epoch == epoch && e.Rev > rev
 }
 
 const (
@@ -66,6 +74,7 @@ type Ledger[T any] struct {
 	cfg    LedgerConfig
 	stream string
 	prefix string // of subjects, with the final dot
+	epoch  string // of the stream, if its entries are to say it
 
 	view   atomic.Pointer[View[T]]
 	writer string        // names this process's writes
@@ -86,7 +95,7 @@ func OpenLedger[T any](ctx context.Context, c *Conn, cfg LedgerConfig) (*Ledger[
 	if cfg.Live != "" {
 		live = &jetstream.RePublish{Source: l.prefix + ">", Destination: cfg.Live + ">"}
 	}
-	err = c.openStream(ctx, jetstream.StreamConfig{
+	made, err := c.openStream(ctx, jetstream.StreamConfig{
 		Name:              l.stream,
 		RePublish:         live,
 		Subjects:          []string{l.prefix + "*.*"},
@@ -101,6 +110,9 @@ func OpenLedger[T any](ctx context.Context, c *Conn, cfg LedgerConfig) (*Ledger[
 	})
 	if err != nil {
 		return nil, fmt.Errorf("open ledger %s: %w", cfg.Noun, err)
+	}
+	if cfg.Live != "" {
+		l.epoch = strconv.FormatInt(made.UnixMilli(), 10)
 	}
 	return l, nil
 }
@@ -139,21 +151,21 @@ func duplicatesWindow(maxAge time.Duration) time.Duration {
 	return small
 }
 
-// openStream makes or updates a stream, and repeats while the bus is away.
-func (c *Conn) openStream(ctx context.Context, cfg jetstream.StreamConfig) error {
+// openStream makes or updates a stream, and repeats while the bus is away. It returns when the stream was made.
+func (c *Conn) openStream(ctx context.Context, cfg jetstream.StreamConfig) (made time.Time, err error) {
 	for n := 1; ; n++ {
 		try, cancel := context.WithTimeout(ctx, OpTimeout)
-		_, err := c.js.CreateOrUpdateStream(try, cfg)
+		stream, err := c.js.CreateOrUpdateStream(try, cfg)
 		cancel()
 		if err == nil {
-			return nil
+			return stream.CachedInfo().Created, nil
 		}
 		var refused *jetstream.APIError
 		if errors.As(err, &refused) && refused.Code >= 400 && refused.Code < 500 {
-			return api.Errorf(api.CodeInternal, "the bus refused the stream: %w", err)
+			return made, api.Errorf(api.CodeInternal, "the bus refused the stream: %w", err)
 		}
 		if perr := pause(ctx, n); perr != nil {
-			return busError("make stream", errors.Join(perr, err))
+			return made, busError("make stream", errors.Join(perr, err))
 		}
 	}
 }
@@ -179,7 +191,7 @@ func (l *Ledger[T]) keyOf(subject string) (Key, bool) {
 }
 
 func (l *Ledger[T]) decode(key Key, m stored) (Entry[T], error) {
-	e := Entry[T]{Key: key, Created: createdAt(m)}
+	e := Entry[T]{Key: key, Created: createdAt(m), Epoch: epochOf(m)}
 	if err := json.Unmarshal(m.data, &e.Change); err != nil {
 		return Entry[T]{}, api.Errorf(api.CodeInternal, "%s/%s/%s at %d cannot be read: %w", l.cfg.Noun, key.Tenant, key.ID, m.seq, err)
 	}
@@ -193,6 +205,15 @@ func createdAt(m stored) uint64 {
 		return created
 	}
 	return m.seq
+}
+
+// epochOf returns which stream m says it is in; 0: it does not.
+func epochOf(m stored) int64 {
+	epoch, err := strconv.ParseInt(m.header.Get(headerEpoch), 10, 64)
+	if err != nil {
+		return 0
+	}
+	return epoch
 }
 
 // newest reads the newest change of key, which may be a tombstone; ok is false when there is

@@ -29,6 +29,9 @@ func (l *Ledger[T]) write(ctx context.Context, subject string, old Entry[T], met
 	for k, v := range extra {
 		h[k] = v
 	}
+	if l.epoch != "" {
+		h[headerEpoch] = []string{l.epoch}
+	}
 	// After a deletion the entity begins anew.
 	fresh := old.Rev == 0 || (old.Deleted && !deleted)
 	if !fresh {
@@ -44,7 +47,7 @@ func (l *Ledger[T]) write(ctx context.Context, subject string, old Entry[T], met
 	if err != nil {
 		return Entry[T]{}, err
 	}
-	e.Rev, e.Created = ack.Seq, old.Created
+	e.Rev, e.Created, e.Epoch = ack.Seq, old.Created, epochOf(stored{header: h})
 	if fresh {
 		e.Created = ack.Seq
 	}

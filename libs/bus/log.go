@@ -67,7 +67,7 @@ func OpenLog(ctx context.Context, c *Conn, cfg LogConfig) (*Log, error) {
 	if cfg.MaxAge > 0 {
 		window = min(window, cfg.MaxAge)
 	}
-	err := c.openStream(ctx, jetstream.StreamConfig{
+	_, err := c.openStream(ctx, jetstream.StreamConfig{
 		Name:              logStream,
 		Subjects:          []string{api.LogPrefix + "*.*.*"},
 		Storage:           jetstream.FileStorage,

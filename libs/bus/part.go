@@ -2,6 +2,7 @@ package bus
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"time"
@@ -22,7 +23,8 @@ const (
 // FollowPart calls f for the changes of one tenant's part of a ledger, with a revision above after, until ctx ends or f returns an error,
 // which it returns. It holds no consumer, so any number of processes may do so: it reads what there is, follows what the ledger
 // republishes under live (LedgerConfig.Live), and reads again when something was missed. A change may come twice, and one that another has
-// superseded before it was read not at all; f keeps what has the greatest revision. atHead, if not nil, is called when all that
+// superseded before it was read not at all; f keeps what is the newest (Entry.NewerThan). When the bus lost its data, and the ledger begins anew, it
+// is read from its beginning, and what was told before is not taken back. atHead, if not nil, is called when all that
 // there was has been told. While the bus is away it waits.
 func (l *Ledger[T]) FollowPart(ctx context.Context, live, tenant string, after uint64, f func(Entry[T]) error, atHead func()) error {
 	if err := checkToken("tenant", tenant); err != nil {
@@ -60,6 +62,7 @@ type part[T any] struct {
 	tenant string
 	f      func(Entry[T]) error
 
+	epoch   int64  // of the stream that pos is a position in
 	pos     uint64 // everything up to here was read
 	changes chan partChange[T]
 	missed  chan struct{}
@@ -102,6 +105,31 @@ func (p *part[T]) miss() {
 // catchUp reads to the ledger's head.
 func (p *part[T]) catchUp(ctx context.Context) error {
 	subject := p.l.prefix + p.tenant + ".*"
+	for n := 1; ; n++ {
+		last, err := p.l.c.getLast(ctx, p.l.stream, subject)
+		if errors.Is(err, errNoMessage) {
+			return nil
+		}
+		if err == nil {
+			if epoch := epochOf(last); epoch > p.epoch {
+				if p.epoch != 0 {
+					p.l.c.log.Warn("the bus has lost what it kept; the ledger is read from its beginning", "stream", p.l.stream)
+					p.pos = 0
+				}
+				p.epoch = epoch
+			}
+			if last.seq <= p.pos {
+				return nil
+			}
+			break
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err := pause(ctx, n); err != nil { // the bus is away, or the ledger not made yet
+			return err
+		}
+	}
 	for n := 1; ; {
 		var stop error
 		more, err := p.l.c.getBatch(ctx, p.l.stream, subject, p.pos+1, partPage, func(m stored) error {
@@ -143,6 +171,9 @@ func (p *part[T]) live(ctx context.Context, check <-chan time.Time) error {
 	for {
 		select {
 		case c := <-p.changes:
+			if c.entry.Epoch > p.epoch {
+				return nil // another stream
+			}
 			if c.entry.Rev <= p.pos {
 				continue // read already
 			}

@@ -27,7 +27,7 @@ func (s *partSeen) take(e bus.Entry[thing]) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.n++
-	if e.Rev > s.now[e.Key.ID].Rev {
+	if now := s.now[e.Key.ID]; e.NewerThan(now.Epoch, now.Rev) {
 		s.now[e.Key.ID] = e
 	}
 	return nil
@@ -60,6 +60,42 @@ func (s *partSeen) becomes(t *testing.T, want map[string]int) {
 	}
 }
 
+// startPart follows a node's part of PLANS from the head on, until the test ends.
+func startPart(t *testing.T, c *bus.Conn, node string) *partSeen {
+	t.Helper()
+	seen, head := &partSeen{now: map[string]bus.Entry[thing]{}}, make(chan struct{})
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() {
+		ended <- bus.ReadLedger[thing](c, api.NounPlans).FollowPart(ctx, api.LivePlansPrefix, node, 0, seen.take, func() { close(head) })
+	}()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-ended; !errors.Is(err, context.Canceled) {
+			t.Errorf("the follower ended with %v", err)
+		}
+	})
+	select {
+	case <-head:
+	case <-time.After(patience):
+		t.Fatal("the part's head is not reached")
+	}
+	return seen
+}
+
+// put writes an entry that may be there already.
+func put(t *testing.T, l *bus.Ledger[thing], tenant, id string, n int) {
+	t.Helper()
+	k := bus.Key{Tenant: tenant, ID: id}
+	_, err := l.Update(t.Context(), k, meta, func(thing) (thing, error) { return thing{N: n}, nil })
+	if api.CodeOf(err) == api.CodeNotFound && err != nil {
+		_, err = l.Create(t.Context(), k, meta, thing{N: n})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
 func TestFollowPart(t *testing.T) {
 	ring, err := bus.OpenKeyring(t.TempDir())
 	if err != nil {
@@ -75,14 +111,7 @@ func TestFollowPart(t *testing.T) {
 	}
 	put := func(tenant, id string, n int) {
 		t.Helper()
-		k := bus.Key{Tenant: tenant, ID: id}
-		_, err := l.Update(ctx, k, meta, func(thing) (thing, error) { return thing{N: n}, nil })
-		if api.CodeOf(err) == api.CodeNotFound && err != nil {
-			_, err = l.Create(ctx, k, meta, thing{N: n})
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
+		put(t, l, tenant, id, n)
 	}
 	put("node1", "s1", 1)
 	put("node1", "s2", 1)
@@ -132,4 +161,43 @@ func TestFollowPart(t *testing.T) {
 	if err := <-ended; !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v", err)
 	}
+}
+
+// TestFollowPartAnew: a bus that lost its data counts from the beginning again; who followed it before believes what is new there.
+func TestFollowPartAnew(t *testing.T) {
+	ring, err := bus.OpenKeyring(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := bustest.Start(t, ring, t.TempDir(), "127.0.0.1:0")
+	open := func() *bus.Ledger[thing] {
+		t.Helper()
+		l, err := bus.OpenLedger[thing](testContext(t), bustest.Connect(t, srv, ring, "tcagent"), bus.LedgerConfig{Noun: api.NounPlans, Live: api.LivePlansPrefix})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return l
+	}
+	first := open()
+	for n := range 20 {
+		put(t, first, "node1", "s1", n)
+	}
+	put(t, first, "node1", "s2", 1)
+	seen := startPart(t, bustest.ConnectNode(t, srv, ring, "node1"), "node1")
+	seen.becomes(t, map[string]int{"s1": 19, "s2": 1})
+
+	url := srv.URL()
+	srv.Close()
+	srv = bustest.Start(t, ring, t.TempDir(), strings.TrimPrefix(url, "nats://"))
+	second := open()
+	put(t, second, "node1", "s1", 100)
+	seen.becomes(t, map[string]int{"s1": 100, "s2": 1})
+	put(t, second, "node1", "s3", 3)
+	put(t, second, "node1", "s1", 101)
+	seen.becomes(t, map[string]int{"s1": 101, "s2": 1, "s3": 3})
+	put(t, second, "node1", "s2", 2)
+	if err := second.Delete(testContext(t), bus.Key{Tenant: "node1", ID: "s1"}, 0, meta); err != nil {
+		t.Fatal(err)
+	}
+	seen.becomes(t, map[string]int{"s2": 2, "s3": 3})
 }

@@ -19,6 +19,7 @@ import (
 const (
 	headerCreated = "Yard-Created" // ledger: revision of the entity's first change
 	headerWrite   = "Yard-Write"   // ledger: names one write, to recognise it later
+	headerEpoch   = "Yard-Epoch"   // ledger: which stream it was written to
 	headerWriter  = "Yard-Writer"  // log: <writer id>:<n> of the agent's side
 )
 

@@ -314,7 +314,7 @@ func (v *View[T]) entry(key Key, m stored) (Entry[T], error) {
 	if id := m.header.Get(headerWrite); strings.HasPrefix(id, v.l.writer) {
 		if x, ok := v.l.flying.Load(id); ok {
 			e := x.(Entry[T])
-			e.Rev, e.Created = m.seq, createdAt(m)
+			e.Rev, e.Created, e.Epoch = m.seq, createdAt(m), epochOf(m)
 			return e, nil
 		}
 	}

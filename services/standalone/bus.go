@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"agentyard.dev/libs/api"
 	"agentyard.dev/libs/bus"
 )
 
@@ -73,9 +74,10 @@ type BusConfig struct {
 }
 
 // InitBus makes the keyring of a data directory, if there is none, and writes the credentials that processes
-// apart need: creds/<service>.creds for each service and creds/session.issuer for the sessions
+// apart need: creds/<service>.creds for each service, creds/tcnode-<node's token>.creds for the agent of each of the
+// nodes, and creds/session.issuer for the sessions
 // service, which mints the sessions' own with it. All are for their owner's eyes only.
-func InitBus(dir string) (*bus.Keyring, []string, error) {
+func InitBus(dir string, nodes ...string) (*bus.Keyring, []string, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, nil, fmt.Errorf("make the data directory: %w", err)
 	}
@@ -100,6 +102,16 @@ func InitBus(dir string) (*bus.Keyring, []string, error) {
 		}
 		if err != nil {
 			return nil, nil, fmt.Errorf("credentials of %s: %w", service, err)
+		}
+	}
+	for _, node := range nodes {
+		token := api.TrafficNodeToken(node)
+		data, err := keys.NodeCredentials(token)
+		if err == nil {
+			err = write(bus.NodeService+"-"+token+".creds", data)
+		}
+		if err != nil {
+			return nil, nil, fmt.Errorf("credentials of node %s: %w", node, err)
 		}
 	}
 	if err := write("session.issuer", keys.SessionIssuer().Marshal()); err != nil {

@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"agentyard.dev/libs/api"
 	"agentyard.dev/libs/bus"
 	"agentyard.dev/libs/daemon"
 	"agentyard.dev/libs/limit"
@@ -195,7 +196,7 @@ func (y *yard) makeTrafficController(name string, conn *bus.Conn, logger *slog.L
 }
 
 // identities are the bus identities of parts that are not called like theirs.
-var identities = map[string]string{"tccontroller": "tcagent"}
+var identities = map[string]string{"tccontroller": "tcagent", "tcagent": bus.NodeService}
 
 func (y *yard) makeGateway(name string, conn *bus.Conn, logger *slog.Logger) (service, error) {
 	shared := limit.Open(y.cfg.Limit)
@@ -225,6 +226,9 @@ func (y *yard) connect(name string) (*bus.Conn, *slog.Logger, error) {
 		identity = other
 	}
 	creds, err := y.keys.ServiceCredentials(identity)
+	if identity == bus.NodeService { // of this node alone
+		creds, err = y.keys.NodeCredentials(api.TrafficNodeToken(y.cfg.TCAgent.Node))
+	}
 	if err != nil {
 		return nil, nil, err
 	}

@@ -143,7 +143,7 @@ func TestAdoption(t *testing.T) {
 		url := y.srv.URL()
 		y.srv.Close()
 		kerneltest.DeleteRoot(t, y.lab.Node, "h0")
-		creds, err := y.ring.ServiceCredentials("tcagent")
+		creds, err := y.ring.NodeCredentials(api.TrafficNodeToken(node))
 		must(t, err)
 		conn, err := bus.Connect(bus.Config{URL: url, Credentials: creds, Name: "tcagent"})
 		must(t, err)
@@ -189,6 +189,58 @@ func TestAdoption(t *testing.T) {
 		y.applied("s1", shaped("s1", 50*tc.Mbit).Hash())
 		y.becomes("h0", 50*tc.Mbit)
 	})
+}
+
+// TestLostBus: a bus that lost its data knows no session. What is in force stays, an agent that starts meanwhile keeps it too, and the plans that are
+// made anew hold although their revisions are lower.
+func TestLostBus(t *testing.T) {
+	y := newYard(t)
+	stop := y.agent(nil)
+	for range 5 {
+		y.plan("s1", kerneltest.Session4, shaped("s1", 10*tc.Mbit))
+	}
+	old, hash := y.plan("s1", kerneltest.Session4, shaped("s1", 20*tc.Mbit))
+	y.applied("s1", hash)
+	other := y.lab.Node.AddSession(t, "h3")
+	other.AddAddress(t, "10.99.0.33/24")
+	inhabit(t, other)
+	_, hash = y.plan("s3", "10.99.0.33", shaped("s3", 30*tc.Mbit))
+	y.applied("s3", hash)
+
+	url := y.srv.URL()
+	y.srv.Close()
+	y.srv = bustest.Start(y.T, y.ring, t.TempDir(), strings.TrimPrefix(url, "nats://"))
+	y.open()
+	rev, hash := y.plan("s1", kerneltest.Session4, shaped("s1", 25*tc.Mbit))
+	if rev >= old {
+		t.Fatalf("revision %d after %d: nothing was lost", rev, old)
+	}
+	y.applied("s1", hash)
+	y.becomes("h0", 25*tc.Mbit)
+	if r := y.rate("h3"); r != 30*tc.Mbit {
+		t.Errorf("of a session that the bus has forgotten the kernel has %v", r)
+	}
+	stop()
+
+	stop = y.agent(nil)
+	_, hash = y.plan("s1", kerneltest.Session4, shaped("s1", 26*tc.Mbit))
+	y.applied("s1", hash)
+	if r := y.rate("h3"); r != 30*tc.Mbit {
+		t.Errorf("after the agent's restart the kernel has %v", r)
+	}
+	kerneltest.DeleteLink(t, y.lab.Node, "h3") // it ends, and nobody says so
+	y.reports("s3", func(_ api.TrafficPlanApplied, there bool) bool { return !there })
+	stop()
+
+	// And nothing at all is said.
+	y.srv.Close()
+	y.srv = bustest.Start(y.T, y.ring, t.TempDir(), strings.TrimPrefix(url, "nats://"))
+	y.open()
+	y.agent(nil)
+	y.applied("s1", shaped("s1", 26*tc.Mbit).Hash())
+	if r := y.rate("h0"); r != 26*tc.Mbit {
+		t.Errorf("under a bus that knows nothing the kernel has %v", r)
+	}
 }
 
 // TestUnable: an agent that cannot control traffic says so, and why.

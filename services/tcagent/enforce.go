@@ -14,10 +14,10 @@ import (
 type session struct {
 	accepted
 	plan      *tc.Plan
-	gone      bool   // take the plan away, and forget the session
-	confirmed bool   // the bus has told of it since the agent started
-	heard     uint64 // the greatest revision that the bus told of
-	refused   bool   // what the bus told last was not taken on
+	gone      bool     // take the plan away, and forget the session
+	confirmed bool     // the bus has told of it since the agent started
+	heard     position // of the newest change that the bus told of
+	refused   bool     // what the bus told last was not taken on
 
 	shares  shares            // of the node's uplink, now (allocate.go)
 	on      *kernel.Interface // nil: not found
@@ -46,9 +46,9 @@ const (
 func (n *session) hurry() { n.tries, n.after = 0, time.Time{} }
 
 // refuse reports a plan that is not taken on.
-func (n *session) refuse(rev uint64, hash string, err error) {
-	n.heard, n.refused = rev, true
-	n.applied = api.TrafficPlanApplied{Rev: rev, Hash: hash, State: stateFailed, Detail: err.Error(), At: time.Now().UTC()}
+func (n *session) refuse(at position, hash string, err error) {
+	n.heard, n.refused = at, true
+	n.applied = api.TrafficPlanApplied{Rev: at.Rev, Hash: hash, State: stateFailed, Detail: err.Error(), At: time.Now().UTC()}
 	if n.inForce != "" {
 		n.applied.Hash, n.applied.State = n.inForce, stateKept
 	}
@@ -169,7 +169,7 @@ func (s *Service) settle(ctx context.Context, id string) {
 	if err == nil {
 		n.held = share
 	}
-	if n.gone || n.accepted.Rev != known.Rev {
+	if n.gone || n.accepted.position != known.position {
 		s.lookLocked(id) // it is another plan's turn
 	}
 	s.outcome(id, n, known, asBefore, on, result, err, began)
@@ -231,6 +231,10 @@ func (s *Service) outcome(id string, n *session, known accepted, asBefore bool, 
 		n.inForce = known.Record.Hash
 	case on == nil || errors.As(err, &failed) && failed.InForce == kernel.UnknownEnforcement:
 		n.inForce = ""
+	}
+	if errors.Is(err, errNotFound) && n.Epoch < s.epoch {
+		s.end(id, n) // nobody else will say that it has ended
+		return
 	}
 	if err != nil {
 		n.tries++

@@ -46,17 +46,18 @@ func decode(r api.TrafficPlanRecord) (*tc.Plan, error) {
 func (s *Service) accept(e bus.Entry[api.TrafficPlanRecord]) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	id := e.Key.ID
+	id, at := e.Key.ID, position{e.Epoch, e.Rev}
 	now := s.sessions[id]
+	s.told, s.epoch = true, max(s.epoch, e.Epoch)
 	if now != nil {
 		now.confirmed = true
-		if e.Rev <= now.heard {
+		if !e.NewerThan(now.heard.Epoch, now.heard.Rev) {
 			return nil
 		}
 	}
 	if e.Deleted {
 		if now != nil {
-			now.heard = e.Rev
+			now.heard = at
 			s.end(id, now)
 		}
 		return nil
@@ -68,7 +69,7 @@ func (s *Service) accept(e bus.Entry[api.TrafficPlanRecord]) error {
 	}
 	plan, err := decode(e.State)
 	if err != nil {
-		now.refuse(e.Rev, e.State.Hash, err)
+		now.refuse(at, e.State.Hash, err)
 		s.log.Warn("a plan is refused; what is in force stays", "session", id, "err", err)
 		s.tell()
 		return nil
@@ -76,8 +77,8 @@ func (s *Service) accept(e bus.Entry[api.TrafficPlanRecord]) error {
 	if now.Record.Address != e.State.Address {
 		now.on = nil
 	}
-	now.accepted, now.plan, now.gone = accepted{e.Rev, e.State}, plan, false
-	now.heard, now.refused = e.Rev, false
+	now.accepted, now.plan, now.gone = accepted{at, e.State}, plan, false
+	now.heard, now.refused = at, false
 	now.hurry()
 	if err := s.store.put(now.accepted); err != nil {
 		s.log.Warn("the plan is not kept on disk", "session", id, "err", err)
@@ -86,16 +87,21 @@ func (s *Service) accept(e bus.Entry[api.TrafficPlanRecord]) error {
 	return nil
 }
 
-// complete is called when the ledger was read to its head: what it does not hold is no session of this node any more.
+// complete is called when the ledger was read to its head: what it does not hold is no session of this node any more. But a bus that lost its
+// data says nothing about the sessions that it knew: they stay as they are for as long as they live (outcome).
 func (s *Service) complete() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for id, now := range s.sessions {
-		if !now.confirmed {
+		if !now.confirmed && !s.lost(now) {
 			s.end(id, now)
 		}
 	}
 }
+
+// lost reports whether the bus that n's plan came from has lost its data. It has, too, when it says nothing at all: what a node's plans leave
+// is at least the word of their ends.
+func (s *Service) lost(n *session) bool { return !s.told || n.Epoch < s.epoch }
 
 // end takes a session's plan away.
 func (s *Service) end(id string, now *session) {

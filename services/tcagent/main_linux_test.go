@@ -40,15 +40,22 @@ func newYard(t *testing.T) *yard {
 	must(t, err)
 	y := &yard{T: t, ring: ring, dir: t.TempDir(), data: t.TempDir(), lab: kerneltest.NewLab(t)}
 	y.srv = bustest.Start(t, ring, y.dir, "127.0.0.1:0")
-	y.conn = bustest.Connect(t, y.srv, ring, "tcagent")
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	defer cancel()
-	y.plans, err = bus.OpenLedger[api.TrafficPlanRecord](ctx, y.conn, bus.LedgerConfig{Noun: api.NounPlans, History: 8, Live: api.LivePlansPrefix})
-	must(t, err)
-	y.nodes, err = bus.OpenLedger[api.TrafficNodeRecord](ctx, y.conn, bus.LedgerConfig{Noun: api.NounNodes, History: 8})
-	must(t, err)
+	y.open()
 	inhabit(t, y.lab.Session)
 	return y
+}
+
+// open connects to the bus and makes its ledgers, as the controller does.
+func (y *yard) open() {
+	y.Helper()
+	y.conn = bustest.Connect(y.T, y.srv, y.ring, "tcagent")
+	ctx, cancel := context.WithTimeout(y.Context(), patience)
+	defer cancel()
+	var err error
+	y.plans, err = bus.OpenLedger[api.TrafficPlanRecord](ctx, y.conn, bus.LedgerConfig{Noun: api.NounPlans, History: 8, Live: api.LivePlansPrefix})
+	must(y.T, err)
+	y.nodes, err = bus.OpenLedger[api.TrafficNodeRecord](ctx, y.conn, bus.LedgerConfig{Noun: api.NounNodes, History: 8})
+	must(y.T, err)
 }
 
 // inhabit starts a process in the session's namespace.
@@ -75,7 +82,7 @@ const node = "node-1.example"
 func (y *yard) agent(reg prometheus.Registerer) (stop func()) {
 	y.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	conn := bustest.Connect(y.T, y.srv, y.ring, "tcagent")
+	conn := bustest.ConnectNode(y.T, y.srv, y.ring, api.TrafficNodeToken(node))
 	return y.agentOn(ctx, cancel, conn, reg)
 }
 

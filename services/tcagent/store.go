@@ -15,8 +15,14 @@ import (
 
 // accepted is a plan that the agent took on, and its revision: an older one is never taken on after it.
 type accepted struct {
-	Rev    uint64                `json:"rev"`
+	position
 	Record api.TrafficPlanRecord `json:"record"`
+}
+
+// position is where a change stands: revisions count within an epoch, and begin anew when the bus lost its data (bus.Entry).
+type position struct {
+	Epoch int64  `json:"epoch,omitempty"`
+	Rev   uint64 `json:"rev"`
 }
 
 // store keeps the last accepted plan of each session, one file each, so that an agent that starts without the bus knows what holds.

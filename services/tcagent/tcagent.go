@@ -45,6 +45,8 @@ type Service struct {
 
 	mu       sync.Mutex
 	sessions map[string]*session
+	told     bool                // the bus has told of some plan since the agent started
+	epoch    int64               // the newest that it told of (position)
 	dirty    map[string]struct{} // sessions to look at
 	wake     chan struct{}       // there are some
 	news     chan struct{}       // there is something to report
@@ -108,7 +110,7 @@ func (s *Service) open(ctx context.Context) error {
 		if plan, err := decode(a.Record); err != nil {
 			s.log.WarnContext(ctx, "a kept plan cannot be used", "session", a.Record.Session, "err", err)
 		} else {
-			s.sessions[a.Record.Session] = &session{accepted: a, heard: a.Rev, plan: plan}
+			s.sessions[a.Record.Session] = &session{accepted: a, heard: a.position, plan: plan}
 			s.look(a.Record.Session)
 		}
 	}

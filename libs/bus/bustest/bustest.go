@@ -68,6 +68,16 @@ func ConnectSession(t testing.TB, srv *bus.Server, ring *bus.Keyring, tenant, se
 	return connect(t, bus.Config{URL: srv.URL(), Credentials: creds, Name: session})
 }
 
+// ConnectNode returns a connection with the credentials of one node's agent.
+func ConnectNode(t testing.TB, srv *bus.Server, ring *bus.Keyring, node string) *bus.Conn {
+	t.Helper()
+	creds, err := ring.NodeCredentials(node)
+	if err != nil {
+		t.Fatalf("mint credentials: %v", err)
+	}
+	return connect(t, bus.Config{URL: srv.URL(), Credentials: creds, Name: node})
+}
+
 func connect(t testing.TB, cfg bus.Config) *bus.Conn {
 	t.Helper()
 	c, err := bus.Connect(cfg)

@@ -20,10 +20,13 @@ const busAbout = `
 
 DIR gets keys/ (the keyring: guard it), bus/ (what JetStream keeps) and creds/: one file of
 credentials for each service, and session.issuer, with which the sessions service mints the
-credentials of sessions. Give each service its own file and no other.`
+credentials of sessions. Give each service its own file and no other. tcnode.creds is for node
+agents, whatever their node; with --node each gets a file of its own, with which it can speak for
+its node alone.`
 
 func (a *app) busInit() *cobra.Command {
 	var data string
+	var nodes []string
 	cmd := &cobra.Command{
 		Use: "init", Short: "Make the bus's keys and the services' credentials", Args: cobra.NoArgs,
 		Long: "Init makes the bus's keys, if there are none, and writes the services' credentials." + busAbout,
@@ -32,7 +35,7 @@ func (a *app) busInit() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			_, files, err := standalone.InitBus(dir)
+			_, files, err := standalone.InitBus(dir, nodes...)
 			if err != nil {
 				return err
 			}
@@ -44,6 +47,7 @@ func (a *app) busInit() *cobra.Command {
 		},
 	}
 	cmd.Flags().StringVar(&data, "data", "", "`directory` of the data (default ~/.local/share/agentyard, AGENTAPI_DATA)")
+	cmd.Flags().StringSliceVar(&nodes, "node", nil, "`name` of a node that gets credentials of its own for its agent; may be given again")
 	return cmd
 }
 

@@ -57,8 +57,11 @@ func (y *Yard) apart(t testing.TB, env []string) []*process {
 		{"gateway", []string{"-gateway.listen", strings.TrimPrefix(y.URL, "http://")}},
 	} {
 		identity := service.name
-		if identity == "tccontroller" {
+		switch identity {
+		case "tccontroller":
 			identity = "tcagent"
+		case "tcagent":
+			identity = "tcnode"
 		}
 		argv := []string{
 			binary(t, service.name),

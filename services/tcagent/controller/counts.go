@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -39,9 +40,14 @@ func newCounts() *counts { return &counts{sessions: map[string]*counted{}} }
 // listen follows the counters of all nodes until ctx ends.
 func (c *Controller) listen(ctx context.Context) error {
 	for {
-		err := c.deps.Bus.Subscribe(ctx, api.LiveCountersPrefix+"*", func(_ string, _ bus.Header, data []byte) {
+		err := c.deps.Bus.Subscribe(ctx, api.LiveCountersPrefix+"*", func(subject string, _ bus.Header, data []byte) {
+			node := strings.TrimPrefix(subject, api.LiveCountersPrefix) // whatever the message says: the bus let only this node publish here
 			var batch api.TrafficCounters
 			if json.Unmarshal(data, &batch) == nil {
+				batch.Sessions = slices.DeleteFunc(batch.Sessions, func(s api.TrafficSessionCounters) bool {
+					_, there := c.planned.Get(bus.Key{Tenant: node, ID: s.Session})
+					return !there
+				})
 				c.counts.learn(batch, c.deps.Now())
 			}
 		}, nil)

@@ -177,14 +177,15 @@ func (c *Controller) plan(ctx context.Context, q *queue, key bus.Key) error {
 	at := bus.Key{Tenant: node, ID: key.ID}
 	old, known := c.planned.Get(at)
 	same := func(old api.TrafficPlanRecord) bool { return old.Hash == record.Hash && old.Address == record.Address }
-	if known && same(old.State) {
+	dated := old.Epoch != 0 // by this release; agents pass over what is not, once they have heard what is
+	if known && dated && same(old.State) {
 		return nil
 	}
 	c.metrics.written.Inc()
 	meta := bus.Meta{Actor: actor, Verb: "plan"}
 	if known {
 		_, err = c.plans.Update(ctx, at, meta, func(old api.TrafficPlanRecord) (api.TrafficPlanRecord, error) {
-			if same(old) {
+			if dated && same(old) {
 				return old, bus.ErrUnchanged
 			}
 			return record, nil

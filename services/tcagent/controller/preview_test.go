@@ -164,13 +164,15 @@ func TestCounters(t *testing.T) {
 	admin := y.as("admin", api.RoleAdmin)
 	id := y.session("default", "n1", nil)
 	at := y.clock.now()
-	publish := func(at time.Time, session string, bytes uint64) {
+	y.report("n1", "", able, nil)
+	y.planned("the session has a plan", "n1", id, isOff)
+	publish := func(node string, at time.Time, session string, bytes uint64) {
 		t.Helper()
 		data, err := json.Marshal(api.TrafficCounters{Node: "n1", At: at, Sessions: []api.TrafficSessionCounters{
 			{Session: session, Download: []api.TrafficClassCounters{{Class: "model", Bytes: bytes, Packets: 7, Drops: 2}}},
 		}})
 		if err == nil {
-			err = y.agent.Publish(api.LiveCountersPrefix+"n1", data)
+			err = y.agent.Publish(api.LiveCountersPrefix+node, data)
 		}
 		if err != nil {
 			t.Fatal(err)
@@ -186,10 +188,11 @@ func TestCounters(t *testing.T) {
 	if c := counters(); c != nil {
 		t.Errorf("counters of a silent node: %+v", c)
 	}
-	publish(at, id, 1_000_000)
-	publish(at, "another", 5)
-	publish(at.Add(time.Second), id, 2_250_000)
-	publish(at.Add(500*time.Millisecond), id, 1) // overtaken
+	publish("n1", at, id, 1_000_000)
+	publish("n2", at.Add(time.Second), id, 9_000_000) // whose session it is not, whatever it calls itself
+	publish("n1", at, "another", 5)
+	publish("n1", at.Add(time.Second), id, 2_250_000)
+	publish("n1", at.Add(500*time.Millisecond), id, 1) // overtaken
 	y.eventually("the rate of the last second", func() bool {
 		c := counters()
 		return c != nil && len(c.Download) == 1 && c.Download[0].Bytes == 2_250_000 && c.Download[0].Rate == "10.0Mbit" && c.Download[0].Drops == 2

@@ -165,12 +165,16 @@ func (c *Controller) listNodes(ctx context.Context, req api.List) (api.Page[api.
 		page.NextCursor = cursor(entries[limit-1].Created)
 	}
 	for _, e := range entries {
-		page.Items = append(page.Items, c.node(e.State))
+		page.Items = append(page.Items, c.node(e.Key.ID, e.State))
 	}
 	return page, nil
 }
 
-func (c *Controller) node(r api.TrafficNodeRecord) api.TrafficNode {
+// node shows a node. The token is what the bus let it report under; its name is its own word.
+func (c *Controller) node(token string, r api.TrafficNodeRecord) api.TrafficNode {
+	if api.TrafficNodeToken(r.Name) != token {
+		r.Name = token
+	}
 	n := api.TrafficNode{Name: r.Name, Agent: r.Agent, ReportedAt: r.ReportedAt, Uplink: r.Uplink, Guaranteed: c.guaranteed(r.Name, c.world.set).String()}
 	var can map[string]any
 	if json.Unmarshal(r.Capabilities, &can) == nil {
@@ -181,7 +185,6 @@ func (c *Controller) node(r api.TrafficNodeRecord) api.TrafficNode {
 		}
 		slices.Sort(n.Capabilities)
 	}
-	token := api.TrafficNodeToken(r.Name)
 	for _, e := range c.sessions.List(indexNode, token, 0, c.sessions.Len(indexNode, token), nil) {
 		n.Sessions++
 		intended, applied := c.planOf(e.State)

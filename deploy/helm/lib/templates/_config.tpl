@@ -55,7 +55,7 @@ values.config what the operator does; the chart's schema keeps the two apart.
 {{- end }}
 
 {{- define "lib.credentialsSecret" -}}
-{{- $role := eq .Chart.Name "tccontroller" | ternary "tcagent" .Chart.Name }}{{/* controller and agents are one service to the bus */}}
+{{- $role := get (dict "tccontroller" "tcagent" "tcagent" "tcnode") .Chart.Name | default .Chart.Name }}{{/* what a node agent has must not be the controller's */}}
 {{- .Values.credentialsSecret | default (printf "%s-%s-bus" (include "lib.yard" .) $role) }}
 {{- end }}
 

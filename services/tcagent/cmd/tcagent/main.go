@@ -51,7 +51,7 @@ func run(args []string, getenv func(string) string) error {
 	if err != nil {
 		return err
 	}
-	conn, err := client.Connect("tcagent", d.Logger)
+	conn, err := client.Connect(bus.NodeService, d.Logger)
 	if err != nil {
 		return err
 	}

@@ -118,7 +118,7 @@ func (p *process) stops(t *testing.T) {
 
 func credentialsFile(t *testing.T, ring *bus.Keyring) string {
 	t.Helper()
-	creds, err := ring.ServiceCredentials("tcagent")
+	creds, err := ring.ServiceCredentials(bus.NodeService)
 	if err != nil {
 		t.Fatal(err)
 	}
