@@ -9,7 +9,7 @@ RUN ?= .
 TESTFLAGS ?= -timeout 20m
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-cluster test-deps lint gen cross bench up
+.PHONY: help run test test-soak test-cluster test-deps lint gen cross bench up
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,6 +31,9 @@ test-cluster: ## run the tests that need a real Kubernetes, which they start on 
 	@.ci/cluster-deps
 	go vet -tags cluster $(CLUSTER_PACKAGES)
 	go test -count=1 -p 1 -tags cluster -timeout 25m $(CLUSTER_PACKAGES)
+
+test-soak: test-deps ## kill the processes of a yard at random while it works on 2,000 tasks (some ten minutes)
+	go test -count=1 -timeout 90m -v -run TestTasksEndOnce ./services/standalone/promises -tasks 2000
 
 cross: # compile the command for each platform that it ships for
 	@set -e; for os in linux darwin; do for arch in amd64 arm64; do \

@@ -30,6 +30,8 @@ const (
 	// assigned. Whoever is killed may cost takeover more: the lease, and the start of the next process on a busy machine.
 	startTimeout = 60 * time.Second
 	takeover     = 45 * time.Second
+	// recovery is how long the next kill waits for work to go on.
+	recovery = 10 * time.Second
 )
 
 // TestTasksEndOnce kills the yard's processes and its runners with -9 at random while tasks of four tenants run, and expects each task to end once,
@@ -50,7 +52,8 @@ func TestTasksEndOnce(t *testing.T) {
 		}
 		begun := time.Now()
 		k.run(ctx, t)
-		t.Logf("after %s and %d kills of processes and %d of runners %d tasks are left", time.Since(begun).Round(time.Second), k.kills, k.runners, k.open(ctx))
+		t.Logf("after %s, with %d processes and %d runners killed and %d sessions ended, %d tasks are left",
+			time.Since(begun).Round(time.Second), k.kills, k.runners, k.sessions, k.open(ctx))
 		for assigned := map[string]time.Time{}; k.open(ctx) > 0; wait(ctx, 200*time.Millisecond) {
 			if ctx.Err() != nil {
 				t.Fatalf("%d tasks have not ended within %s", k.open(t.Context()), within)
@@ -79,16 +82,21 @@ type killer struct {
 	tenants []*tenantClient
 	random  *rand.Rand
 
-	kills, runners int
+	kills, runners, sessions int
 }
 
-// run kills until it has killed enough or nothing is left to do: each process in turn at first, then any, sometimes two at once.
+// run kills until it has killed enough or nothing is left to do: each process in turn at first, then any, sometimes two at once, and mostly when work goes
+// on again.
 func (k *killer) run(ctx context.Context, t *testing.T) {
 	names := k.y.Processes()
 	enough := max(taskKills*len(names), *taskCount/killEvery)
-	for k.kills < enough {
-		open := k.open(ctx)
-		if open == 0 || ctx.Err() != nil {
+	for open := k.open(ctx); k.kills < enough; {
+		if before := open; k.random.IntN(3) > 0 {
+			for giveUp := time.Now().Add(recovery); open == before && time.Now().Before(giveUp); open = k.open(ctx) {
+				wait(ctx, 50*time.Millisecond)
+			}
+		}
+		if open = k.open(ctx); open == 0 || ctx.Err() != nil {
 			return
 		}
 		doomed := []string{names[k.kills%len(names)]}
@@ -98,7 +106,7 @@ func (k *killer) run(ctx context.Context, t *testing.T) {
 		if other := names[k.random.IntN(len(names))]; other != doomed[0] && k.random.IntN(3) == 0 {
 			doomed = append(doomed, other)
 		}
-		wait(ctx, time.Duration(300+k.random.IntN(900))*time.Millisecond)
+		wait(ctx, time.Duration(k.random.IntN(900))*time.Millisecond)
 		t.Logf("%d tasks left; kill -9 %v", open, doomed)
 		for _, name := range doomed {
 			k.y.Kill(t, name)
@@ -109,7 +117,7 @@ func (k *killer) run(ctx context.Context, t *testing.T) {
 		}
 		k.y.Ready(t)
 		for _, c := range k.tenants {
-			k.killRunner(ctx, c)
+			k.hitSession(ctx, c)
 		}
 	}
 }
@@ -122,14 +130,20 @@ func (k *killer) open(ctx context.Context) int {
 	return open
 }
 
-// killRunner kills the runner of one of a tenant's sessions, if one runs.
-func (k *killer) killRunner(ctx context.Context, c *tenantClient) {
+// hitSession kills the runner of one of a tenant's sessions, if one runs, or ends the session under its task.
+func (k *killer) hitSession(ctx context.Context, c *tenantClient) {
 	var page api.Page[api.Session]
 	status, body, err := c.Do(ctx, http.MethodGet, "/api/v1/sessions?state=running&limit=100", nil)
 	if err != nil || status != http.StatusOK || json.Unmarshal(body, &page) != nil || len(page.Items) == 0 {
 		return
 	}
 	id := page.Items[k.random.IntN(len(page.Items))].ID
+	if k.random.IntN(3) == 0 {
+		if status, _, err := c.Do(ctx, http.MethodDelete, "/api/v1/sessions/"+id, nil); err == nil && status == http.StatusAccepted {
+			k.sessions++
+		}
+		return
+	}
 	var instance struct{ PID int }
 	data, err := os.ReadFile(filepath.Join(k.y.Dir, "sessions", id, "instance.json"))
 	if err != nil || json.Unmarshal(data, &instance) != nil || instance.PID <= 1 {
