@@ -42,6 +42,18 @@ var (
 		Service: "tcagent", Verb: "session-get", Permission: TrafficRead,
 		Route: "GET /api/v1/traffic/sessions/{id}", Summary: "Show a session's plan: intended, and applied",
 	}
+	CreateTrafficFault = Op[CreateTrafficFaultRequest, TrafficFault]{
+		Service: "tcagent", Verb: "fault-create", Permission: TrafficWrite,
+		Route: "POST /api/v1/traffic/faults", Status: 201, Summary: "Make a session's network worse for a while, for a test; it ends by itself",
+	}
+	ListTrafficFaults = Op[List, Page[TrafficFault]]{
+		Service: "tcagent", Verb: "fault-list", Permission: TrafficRead,
+		Route: "GET /api/v1/traffic/faults", Summary: "List the faults of the tenant's sessions that have not ended",
+	}
+	DeleteTrafficFault = Op[TrafficFaultRef, None]{
+		Service: "tcagent", Verb: "fault-delete", Permission: TrafficWrite,
+		Route: "DELETE /api/v1/traffic/faults/{session}", Status: 204, Summary: "End a session's fault now",
+	}
 )
 
 // CreateTrafficPolicyRequest creates a policy whose name is free.
@@ -67,6 +79,19 @@ type TrafficHistoryRequest struct {
 type PlanTrafficPolicyRequest struct {
 	Delete bool `json:"delete,omitempty" in:"query"`
 	TrafficSpec
+}
+
+// CreateTrafficFaultRequest puts a fault on a session's traffic, in place of the one that it has.
+type CreateTrafficFaultRequest struct {
+	Session string   `json:"session"`
+	For     Duration `json:"for" doc:"From 1s to 1h."`
+	TrafficFaultSpec
+	IdempotencyKey string `json:"idempotency_key,omitempty" in:"header:Idempotency-Key"`
+}
+
+// TrafficFaultRef names a fault by its session.
+type TrafficFaultRef struct {
+	Session string `json:"session" in:"path"`
 }
 
 // EffectiveTrafficRequest names a session.

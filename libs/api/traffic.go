@@ -277,6 +277,7 @@ type TrafficPlanApplied struct {
 	Detail string    `json:"detail,omitempty"`
 	At     time.Time `json:"at"`
 	TookMS float64   `json:"took_ms,omitempty"`
+	Fault  string    `json:"fault,omitempty" doc:"Of a session with a fault: in force, or which part of it is not, and why."`
 }
 
 // TrafficPlanRecord is one session's plan as the ledger PLANS keeps it, under the node's token (TrafficNodeToken) and the session's id. A node agent follows
@@ -290,6 +291,36 @@ type TrafficPlanRecord struct {
 	// Address is the session's own IP address, as its endpoint has it, by which the agent finds its network namespace; empty: the session
 	// has no network of its own, or it is not known yet.
 	Address string `json:"address,omitempty"`
+	// Fault is what is done to the session's traffic on purpose, until it ends; no part of Hash.
+	Fault *TrafficFaultRecord `json:"fault,omitempty"`
+}
+
+// TrafficFaultSpec is what a fault does to a session's traffic: texts with their units, which libs/tc judges.
+type TrafficFaultSpec struct {
+	Direction string `json:"direction,omitempty" doc:"upload or download; empty: both."`
+	Delay     string `json:"delay,omitempty" doc:"Each packet is late by this: 100ms."`
+	Jitter    string `json:"jitter,omitempty" doc:"And by as much more or less: 20ms."`
+	Loss      string `json:"loss,omitempty" doc:"Of packets, they do not arrive: 1%."`
+	Duplicate string `json:"duplicate,omitempty" doc:"Of packets, they arrive twice: 0.5%."`
+	Rate      string `json:"rate,omitempty" doc:"The direction has no more: 1Mbit."`
+}
+
+// TrafficFaultRecord is a fault as it travels to its node.
+type TrafficFaultRecord struct {
+	TrafficFaultSpec
+	By    string    `json:"by"` // whose
+	At    time.Time `json:"at"`
+	Until time.Time `json:"until"` // the node's kernel ends it then by itself
+}
+
+// TrafficFault is a session's fault, of which it has one at a time.
+type TrafficFault struct {
+	Session string `json:"session"`
+	TrafficFaultSpec
+	By    string    `json:"by"`
+	At    time.Time `json:"at"`
+	Until time.Time `json:"until" doc:"It ends then, whatever happens to those that made it."`
+	State string    `json:"state" doc:"waiting (the node has not said anything of it), in force, or which part of it is not, and why."`
 }
 
 // TrafficNodeRecord is a node as its agent reports it, in the ledger NODES under HomeTenant and the node's token.

@@ -191,7 +191,7 @@ func (y *yard) makeTrafficController(name string, conn *bus.Conn, logger *slog.L
 	denials := trust.NewDenials(rpc.NewClient(conn, rpc.ClientConfig{Name: identities[name], Metrics: y.daemon.Metrics}), logger)
 	y.daemon.Add(name+" denials", denials.Run)
 	return controller.New(y.cfg.Traffic, controller.Deps{
-		Bus: conn, Auth: token.NewVerifier(keys, keys, nil), Logger: logger, Metrics: y.daemon.Metrics, Denied: denials.Denied,
+		Bus: conn, Auth: token.NewVerifier(keys, keys, nil), Logger: logger, Metrics: y.daemon.Metrics, Denied: denials.Denied, Acted: denials.Acted,
 	}), nil
 }
 

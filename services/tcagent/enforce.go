@@ -20,10 +20,12 @@ type session struct {
 	refused   bool     // what the bus told last was not taken on
 
 	shares  shares            // of the node's uplink, now (allocate.go)
+	fault   *faulty           // nil: none (fault.go)
 	on      *kernel.Interface // nil: not found
 	applied api.TrafficPlanApplied
 	inForce string    // the hash of the plan that the kernel holds; empty: none, or not known
-	held    shares    // with which the kernel holds it
+	held    shares    // with which the kernel holds it,
+	upset   *faulty   // and with which fault
 	tries   int       // that failed since the last news
 	after   time.Time // not before
 }
@@ -118,6 +120,9 @@ func (s *Service) idle() time.Duration {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	d := retryMost
+	for _, until := range s.faults {
+		d = min(d, time.Until(until))
+	}
 	for id := range s.dirty {
 		if n := s.sessions[id]; n != nil {
 			d = min(d, time.Until(n.after))
@@ -131,6 +136,7 @@ func (s *Service) due() (ids []string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := time.Now()
+	s.ended(now)
 	for id := range s.dirty {
 		n := s.sessions[id]
 		if n != nil && now.Before(n.after) {
@@ -153,26 +159,31 @@ func (s *Service) settle(ctx context.Context, id string) {
 		return
 	}
 	plan, gone, on, known, address, share := n.plan, n.gone, n.on, n.accepted, n.Record.Address, n.shares
-	s.mu.Unlock()
 	if gone {
+		delete(s.faults, id)
+		s.mu.Unlock()
 		s.takeAway(ctx, id, n, on)
 		return
 	}
 	if plan == nil {
+		s.mu.Unlock()
 		return // refused, and none before it
 	}
+	plan, said := s.diverted(id, n, plan.Narrowed(share.download, share.upload))
+	fault := n.fault
+	s.mu.Unlock()
 	began := time.Now()
-	on, result, err := s.apply(ctx, plan.Narrowed(share.download, share.upload), on, address)
+	on, result, err := s.apply(ctx, plan, on, address)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	asBefore := n.inForce == known.Record.Hash && n.held == share
+	asBefore := n.inForce == known.Record.Hash && n.held == share && n.upset == fault
 	if err == nil {
-		n.held = share
+		n.held, n.upset = share, fault
 	}
 	if n.gone || n.accepted.position != known.position {
 		s.lookLocked(id) // it is another plan's turn
 	}
-	s.outcome(id, n, known, asBefore, on, result, err, began)
+	s.outcome(id, n, known, asBefore, said, on, result, err, began)
 }
 
 // apply finds the interface, where it is not known, and applies the plan.
@@ -214,10 +225,11 @@ var (
 	errNotFound  = errors.New("the session's network interface is not on this node yet")
 )
 
-// outcome takes note of what became of applying the plan known; asBefore: which is in force since the last time, unless somebody changed it.
-func (s *Service) outcome(id string, n *session, known accepted, asBefore bool, on *kernel.Interface, result kernel.Result, err error, began time.Time) {
+// outcome takes note of what became of applying the plan known; asBefore: which is in force since the last time, unless somebody changed it;
+// said: of its fault.
+func (s *Service) outcome(id string, n *session, known accepted, asBefore bool, said string, on *kernel.Interface, result kernel.Result, err error, began time.Time) {
 	n.on = on
-	at := api.TrafficPlanApplied{Rev: known.Rev, Hash: known.Record.Hash, State: stateApplied, At: time.Now().UTC()}
+	at := api.TrafficPlanApplied{Rev: known.Rev, Hash: known.Record.Hash, State: stateApplied, At: time.Now().UTC(), Fault: said}
 	var failed *kernel.ApplyError
 	switch {
 	case err == nil:
@@ -240,7 +252,7 @@ func (s *Service) outcome(id string, n *session, known accepted, asBefore bool, 
 		n.tries++
 		n.after = time.Now().Add(min(retryFirst<<min(n.tries-1, 8), retryMost))
 		s.dirty[id] = struct{}{} // the loop's timer comes back to it
-		at.State, at.Detail = stateFailed, err.Error()
+		at.State, at.Detail, at.Fault = stateFailed, err.Error(), ""
 		if n.inForce != "" {
 			at.State, at.Hash = stateKept, n.inForce
 		}
@@ -249,7 +261,8 @@ func (s *Service) outcome(id string, n *session, known accepted, asBefore bool, 
 	if len(result.Steps) > 0 {
 		s.metrics.took.Observe(result.Took.Seconds())
 	}
-	if n.refused || at.Rev == n.applied.Rev && at.Hash == n.applied.Hash && at.State == n.applied.State && at.Detail == n.applied.Detail {
+	if n.refused || at.Rev == n.applied.Rev && at.Hash == n.applied.Hash && at.State == n.applied.State && at.Detail == n.applied.Detail &&
+		at.Fault == n.applied.Fault {
 		return // no news
 	}
 	at.TookMS = float64(time.Since(began).Microseconds()) / 1000

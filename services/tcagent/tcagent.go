@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -45,11 +46,12 @@ type Service struct {
 
 	mu       sync.Mutex
 	sessions map[string]*session
-	told     bool                // the bus has told of some plan since the agent started
-	epoch    int64               // the newest that it told of (position)
-	dirty    map[string]struct{} // sessions to look at
-	wake     chan struct{}       // there are some
-	news     chan struct{}       // there is something to report
+	told     bool                 // the bus has told of some plan since the agent started
+	epoch    int64                // the newest that it told of (position)
+	dirty    map[string]struct{}  // sessions to look at
+	faults   map[string]time.Time // when those of sessions end
+	wake     chan struct{}        // there are some
+	news     chan struct{}        // there is something to report
 }
 
 // New returns the service; Run starts it.
@@ -60,7 +62,7 @@ func New(cfg Config, deps Deps) *Service {
 	cfg = cfg.withDefaults()
 	return &Service{
 		cfg: cfg, deps: deps, log: deps.Logger, token: api.TrafficNodeToken(cfg.Node), metrics: newMetrics(deps.Metrics), store: store{dir: cfg.Data},
-		sessions: map[string]*session{}, dirty: map[string]struct{}{}, wake: make(chan struct{}, 1), news: make(chan struct{}, 1),
+		sessions: map[string]*session{}, faults: map[string]time.Time{}, dirty: map[string]struct{}{}, wake: make(chan struct{}, 1), news: make(chan struct{}, 1),
 	}
 }
 

@@ -22,6 +22,7 @@ func (a *app) traffic() *cobra.Command {
 		group("policy", "Manage traffic policies", []string{"policies"},
 			a.policyApply(), a.policyPlan(), a.policyGet(), a.policyList(), a.policyHistory(), a.policyDelete()),
 		a.trafficEffective(), a.trafficSession(), a.trafficTop(),
+		group("fault", "Make a session's network worse for a while, for tests", []string{"faults"}, a.faultStart(), a.faultList(), a.faultStop()),
 		group("node", "Show nodes", []string{"nodes"}, a.trafficNodes()))
 }
 

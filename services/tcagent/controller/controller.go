@@ -35,6 +35,8 @@ type Deps struct {
 	Now     func() time.Time      // nil: time.Now
 	// Denied, if set, is told of each refused operation. It must not block.
 	Denied func(ctx context.Context, op api.OpInfo, p api.Principal, err error)
+	// Acted, if set, is told of each fault that somebody puts on a session's traffic or ends, for the audit log. It must not block.
+	Acted func(ctx context.Context, op api.OpInfo, object string)
 }
 
 // Controller is the traffic controller.
@@ -87,6 +89,7 @@ const (
 	indexID      = "id"
 	indexSession = "session"
 	indexNode    = "node"
+	indexFault   = "fault"
 )
 
 // New returns a controller that has done nothing yet.
@@ -175,6 +178,12 @@ func (c *Controller) open(ctx context.Context) (err error) {
 			indexSession: func(e bus.Entry[api.TrafficPlanRecord]) []string {
 				return []string{sessionOf(e).Tenant + "/" + e.Key.ID}
 			},
+			indexFault: faulted,
+		},
+		OnChange: func(_ *bus.Entry[api.TrafficPlanRecord], now bus.Entry[api.TrafficPlanRecord]) {
+			if now.State.Fault != nil { // whose end the replica that compiles has to know
+				c.dirty(sessionOf(now))
+			}
 		},
 	})
 	c.nodes = nodes.View(bus.ViewConfig[api.TrafficNodeRecord]{
@@ -218,6 +227,9 @@ func (c *Controller) register(server *rpc.Server) {
 	rpc.Handle(server, api.EffectiveTraffic, c.effective)
 	rpc.Handle(server, api.ListTrafficNodes, c.listNodes)
 	rpc.Handle(server, api.GetTrafficSession, c.session)
+	rpc.Handle(server, api.CreateTrafficFault, c.createFault)
+	rpc.Handle(server, api.ListTrafficFaults, c.listFaults)
+	rpc.Handle(server, api.DeleteTrafficFault, c.deleteFault)
 }
 
 // leaseTTL is how long a replica that died may keep the others from compiling; plans that are in force stay so.

@@ -176,7 +176,13 @@ func (c *Controller) plan(ctx context.Context, q *queue, key bus.Key) error {
 	}
 	at := bus.Key{Tenant: node, ID: key.ID}
 	old, known := c.planned.Get(at)
-	same := func(old api.TrafficPlanRecord) bool { return old.Hash == record.Hash && old.Address == record.Address }
+	record.Fault = lasting(old.State.Fault, c.deps.Now())
+	if record.Fault != nil && (effective.Until.IsZero() || record.Fault.Until.Before(effective.Until)) {
+		q.addAt(key, record.Fault.Until)
+	}
+	same := func(old api.TrafficPlanRecord) bool {
+		return old.Hash == record.Hash && old.Address == record.Address && (old.Fault == nil || lasting(old.Fault, c.deps.Now()) != nil)
+	}
 	dated := old.Epoch != 0 // by this release; agents pass over what is not, once they have heard what is
 	if known && dated && same(old.State) {
 		return nil
@@ -188,6 +194,7 @@ func (c *Controller) plan(ctx context.Context, q *queue, key bus.Key) error {
 			if dated && same(old) {
 				return old, bus.ErrUnchanged
 			}
+			record.Fault = lasting(old.Fault, c.deps.Now())
 			return record, nil
 		})
 		if api.CodeOf(err) != api.CodeNotFound {

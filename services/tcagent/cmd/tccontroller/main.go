@@ -63,7 +63,7 @@ func run(args []string, getenv func(string) string) error {
 	keys := trust.New(conn, d.Logger)
 	denials := trust.NewDenials(rpc.NewClient(conn, rpc.ClientConfig{Name: "tcagent", Metrics: d.Metrics}), d.Logger)
 	service := controller.New(cfg, controller.Deps{
-		Bus: conn, Auth: token.NewVerifier(keys, keys, nil), Logger: d.Logger, Metrics: d.Metrics, Denied: denials.Denied,
+		Bus: conn, Auth: token.NewVerifier(keys, keys, nil), Logger: d.Logger, Metrics: d.Metrics, Denied: denials.Denied, Acted: denials.Acted,
 	})
 
 	d.Ready("trust", keys.Check)

@@ -1,0 +1,82 @@
+package tcagent
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"time"
+
+	"agentyard.dev/libs/api"
+	"agentyard.dev/libs/tc"
+	"agentyard.dev/libs/tc/kernel"
+)
+
+// faulty is a fault as this node has it: for how long, by the clock that the kernel ends it by.
+type faulty struct {
+	record api.TrafficFaultRecord
+	fault  tc.Fault
+	until  time.Time
+	boot   uint64
+}
+
+// faultInForce is what is said of a fault that is in force as a whole.
+const faultInForce = "in force"
+
+// diverted is a plan with the session's fault, if it has one that has not ended, and what is to be said of it. The moment at which the kernel ends the fault is worked out once and
+// kept, since a classifier with another is another; a clock of the controller's that is ahead does not prolong it. It needs the Service's mutex.
+func (s *Service) diverted(id string, n *session, p *tc.Plan) (plan *tc.Plan, said string) {
+	now := time.Now()
+	record := n.Record.Fault
+	if record == nil || !now.Before(record.Until) {
+		n.fault = nil
+		delete(s.faults, id)
+		return p, ""
+	}
+	if n.fault == nil || n.fault.record != *record {
+		fault, err := readFault(record.TrafficFaultSpec)
+		if err != nil {
+			delete(s.faults, id)
+			return p, err.Error()
+		}
+		left := min(record.Until.Sub(now), tc.MaxFaultTime)
+		n.fault = &faulty{record: *record, fault: fault, until: now.Add(left), boot: kernel.BootTime() + uint64(left)}
+	}
+	s.faults[id] = n.fault.until
+	plan, missing := p.WithFault(n.fault.fault, n.fault.boot, s.capabilities())
+	if len(missing) > 0 {
+		said = strings.Join(missing, "; ")
+		if plan != p {
+			said = "in part; " + said
+		}
+		return plan, said
+	}
+	return plan, faultInForce
+}
+
+// readFault turns what travels into what is done: the JSON of both is one vocabulary.
+func readFault(spec api.TrafficFaultSpec) (f tc.Fault, err error) {
+	data, err := json.Marshal(spec)
+	if err == nil {
+		err = json.Unmarshal(data, &f)
+	}
+	if err != nil {
+		return f, fmt.Errorf("read fault: %w", err)
+	}
+	if found := f.Validate(); len(found) > 0 {
+		return f, fmt.Errorf("fault: %w", found)
+	}
+	return f, nil
+}
+
+// ended has the sessions looked at whose fault has ended. It needs the Service's mutex.
+func (s *Service) ended(now time.Time) {
+	for id, until := range s.faults {
+		if !now.Before(until) {
+			delete(s.faults, id)
+			if n := s.sessions[id]; n != nil {
+				n.after = time.Time{}
+				s.dirty[id] = struct{}{}
+			}
+		}
+	}
+}
