@@ -16,31 +16,36 @@ import (
 // kubernetesVersion is what kubeall's go.mod requires, as the components shall say it.
 const kubernetesVersion = "v1.36.4"
 
-// Binary returns the path of kubeall, which it builds when the cache has none for its sources and this Go. That takes six minutes of two
-// processors the first time. It needs the module cache or the network then, so Enter calls it before the network is gone.
-func Binary(ctx context.Context) (string, error) {
+// kubeall returns where its sources are and where it is or is to be; no sources when somebody else has seen to it.
+func kubeall(ctx context.Context) (src, path string, err error) {
 	if path := os.Getenv(envBinary); path != "" {
-		return path, nil
+		return "", path, nil
 	}
 	root, err := Root(ctx)
 	if err != nil {
-		return "", err
+		return "", "", err
 	}
-	src := filepath.Join(root, "deploy", "cluster", "kubeall")
+	src = filepath.Join(root, "deploy", "cluster", "kubeall")
 	sum := sha256.New()
 	fmt.Fprintln(sum, runtime.Version(), runtime.GOOS, runtime.GOARCH, kubernetesVersion)
 	for _, name := range []string{"go.mod", "go.sum", "main.go"} {
 		data, err := os.ReadFile(filepath.Join(src, name))
 		if err != nil {
-			return "", fmt.Errorf("build kubeall: %w", err)
+			return "", "", fmt.Errorf("build kubeall: %w", err)
 		}
 		sum.Write(data)
 	}
 	cache, err := CacheDir("kubeall")
-	if err != nil {
-		return "", err
+	return src, filepath.Join(cache, "kubeall-"+hex.EncodeToString(sum.Sum(nil)[:8])), err
+}
+
+// Binary returns the path of kubeall, which it builds when the cache has none for its sources and this Go. That takes six minutes of two
+// processors the first time. It needs the module cache or the network then, so Enter calls it before the network is gone.
+func Binary(ctx context.Context) (string, error) {
+	src, path, err := kubeall(ctx)
+	if err != nil || src == "" {
+		return path, err
 	}
-	path := filepath.Join(cache, "kubeall-"+hex.EncodeToString(sum.Sum(nil)[:8]))
 	unlock, err := lock(path + ".lock")
 	if err != nil {
 		return "", fmt.Errorf("build kubeall: %w", err)
@@ -61,7 +66,7 @@ func Binary(ctx context.Context) (string, error) {
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("build kubeall: %w\n%s", err, out)
 	}
-	for _, old := range older(cache, path) {
+	for _, old := range older(path) {
 		_ = os.Remove(old)
 	}
 	if err := os.Rename(path+".new", path); err != nil {
@@ -71,8 +76,8 @@ func Binary(ctx context.Context) (string, error) {
 }
 
 // older returns the binaries of other sources, which would fill the cache one after the other.
-func older(cache, path string) []string {
-	all, _ := filepath.Glob(filepath.Join(cache, "kubeall-????????????????"))
+func older(path string) []string {
+	all, _ := filepath.Glob(filepath.Join(filepath.Dir(path), "kubeall-????????????????"))
 	var old []string
 	for _, p := range all {
 		if p != path {

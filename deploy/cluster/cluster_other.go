@@ -25,5 +25,7 @@ func (c *Cluster) Heal(int) error { return errSystem }
 func enter(context.Context) (int, error)     { return 0, errSystem }
 func beInit() int                            { return 1 }
 func beNode() int                            { return 1 }
+func beProbe() int                           { return 1 }
+func checkMachine() error                    { return errSystem }
 func attributes(int) *syscall.SysProcAttr    { return nil }
 func lock(string) (unlock func(), err error) { return nil, errSystem }

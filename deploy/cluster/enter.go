@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 )
@@ -17,6 +18,7 @@ const (
 	roleInit   = "init"   // process 1 of the namespaces
 	roleInside = "inside" // the program itself, inside
 	roleNode   = "node"   // keeps one node's components running
+	roleProbe  = "probe"  // tries what a cluster needs of the machine
 )
 
 // Enter puts the program into mount, network, IPC, UTS, cgroup and process namespaces of its own, for a cluster with nodes: it builds what the cluster
@@ -30,6 +32,8 @@ func Enter() {
 		os.Exit(beInit())
 	case roleNode:
 		os.Exit(beNode())
+	case roleProbe:
+		os.Exit(beProbe())
 	}
 	code, err := enter(context.Background())
 	if err != nil {
@@ -38,6 +42,22 @@ func Enter() {
 	}
 	os.Exit(code)
 }
+
+// Check says why a cluster with nodes cannot be had here, or not within a minute: nil if it can. The program must call Enter when Probing
+// reports true.
+func Check(ctx context.Context) error {
+	_, path, err := kubeall(ctx)
+	if err != nil {
+		return err
+	}
+	if _, err := os.Stat(path); err != nil {
+		return errors.New("no Kubernetes is built here yet (go run ./deploy/cluster/cmd/cluster -build)")
+	}
+	return checkMachine()
+}
+
+// Probing reports whether this program was started by Check.
+func Probing() bool { return os.Getenv(envRole) == roleProbe }
 
 // inside reports whether Enter has returned.
 func inside() bool { return os.Getenv(envRole) == roleInside }

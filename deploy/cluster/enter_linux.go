@@ -25,20 +25,75 @@ var needs = map[string]string{
 
 const cniDir = "/usr/lib/cni" // of containernetworking-plugins
 
-// enter prepares what needs the network and the machine's own file system, and runs the program inside.
-func enter(ctx context.Context) (int, error) {
+// checkNeeds refuses a machine without what a cluster with nodes consists of.
+func checkNeeds() error {
 	if os.Geteuid() != 0 {
-		return 0, errors.New("a cluster with nodes needs root, for namespaces and cgroups")
+		return errors.New("a cluster with nodes needs root, for namespaces and cgroups")
 	}
 	for program, pkg := range needs {
 		if _, err := exec.LookPath(program); err != nil {
-			return 0, fmt.Errorf("%s is missing: install the package %s (or run .ci/cluster-deps)", program, pkg)
+			return fmt.Errorf("%s is missing: install the package %s (or run .ci/cluster-deps)", program, pkg)
 		}
 	}
 	if _, err := os.Stat(filepath.Join(cniDir, "bridge")); err != nil {
-		return 0, fmt.Errorf("%s/bridge is missing: install the package containernetworking-plugins (or run .ci/cluster-deps)", cniDir)
+		return fmt.Errorf("%s/bridge is missing: install the package containernetworking-plugins (or run .ci/cluster-deps)", cniDir)
 	}
-	if err := checkCgroups(); err != nil {
+	return checkCgroups()
+}
+
+// checkMachine also tries what only trying tells.
+func checkMachine() error {
+	if err := checkNeeds(); err != nil {
+		return err
+	}
+	cmd := again(roleProbe)
+	var said strings.Builder
+	cmd.Stdout, cmd.Stderr = &said, &said
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: cloneFlags, Pdeathsig: syscall.SIGKILL}
+	runtime.LockOSThread() // the namespaces end with the thread that made them
+	defer runtime.UnlockOSThread()
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("a cluster with nodes needs what this machine refuses: %w: %s", err, strings.TrimSpace(said.String()))
+	}
+	return nil
+}
+
+// beProbe tries the namespaces, the mounts and the links of a cluster.
+func beProbe() int {
+	err := habitable()
+	if err == nil {
+		err = probe()
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return 0
+}
+
+func probe() error {
+	for _, dir := range []string{"lower", "upper", "work", "merged", "cgroup"} {
+		if err := os.Mkdir(filepath.Join(VolumeDir, dir), 0o755); err != nil {
+			return err
+		}
+	}
+	at := func(dir string) string { return filepath.Join(VolumeDir, dir) }
+	if err := syscall.Mount("overlay", at("merged"), "overlay", 0, "lowerdir="+at("lower")+",upperdir="+at("upper")+",workdir="+at("work")); err != nil {
+		return fmt.Errorf("mount an overlay file system: %w", err)
+	}
+	if err := syscall.Mount("cgroup", at("cgroup"), "cgroup", 0, controllers[0]); err != nil {
+		return fmt.Errorf("mount a cgroup hierarchy: %w", err)
+	}
+	return commands([][]string{
+		{"ip", "link", "add", "probe0", "type", "veth", "peer", "name", "probe1"},
+		{"ip", "link", "set", "probe0", "master", "nodes"},
+		{"nft", "add", "table", "inet", "probe"},
+	})
+}
+
+// enter prepares what needs the network and the machine's own file system, and runs the program inside.
+func enter(ctx context.Context) (int, error) {
+	if err := checkNeeds(); err != nil {
 		return 0, err
 	}
 	binary, err := Binary(ctx)
@@ -64,7 +119,7 @@ func enter(ctx context.Context) (int, error) {
 	cmd.Stdin = os.Stdin
 	cmd.Env = append(cmd.Env, envBinary+"="+binary, envPause+"="+pause, envGroup+"="+group)
 	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWNET | syscall.CLONE_NEWIPC | syscall.CLONE_NEWUTS | syscall.CLONE_NEWPID | cloneNewCgroup,
+		Cloneflags: cloneFlags,
 		Pdeathsig:  syscall.SIGKILL,
 	}
 	if err := cmd.Start(); err != nil {
@@ -85,7 +140,11 @@ func enter(ctx context.Context) (int, error) {
 	return 0, err
 }
 
-const cloneNewCgroup = 0x02000000 // CLONE_NEWCGROUP
+const (
+	cloneNewCgroup = 0x02000000 // CLONE_NEWCGROUP
+	// cloneFlags are the namespaces that a whole cluster has for itself.
+	cloneFlags = syscall.CLONE_NEWNS | syscall.CLONE_NEWNET | syscall.CLONE_NEWIPC | syscall.CLONE_NEWUTS | syscall.CLONE_NEWPID | cloneNewCgroup
+)
 
 // again returns the command of this program, with its arguments, in a role.
 func again(role string) *exec.Cmd {

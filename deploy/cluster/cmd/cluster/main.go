@@ -2,6 +2,10 @@
 //
 //	go run ./deploy/cluster/cmd/cluster -nodes 2 -image runner.tar -- bash
 //	go run ./deploy/cluster/cmd/cluster -hollow 2 -- kubectl get nodes
+//	go run ./deploy/cluster/cmd/cluster -build
+//	go run ./deploy/cluster/cmd/cluster -check
+//
+// -build builds Kubernetes, if the cache has it not, and ends. -check ends with a sentence on standard output, and the status 1, if a cluster with nodes cannot be had here at once.
 //
 // The command finds the cluster by KUBECONFIG; "kubectl" is the cluster's own. With nodes, the command is in the cluster's namespaces and reaches its pods.
 package main
@@ -31,9 +35,23 @@ func main() {
 		cfg.Images = append(cfg.Images, path)
 		return err
 	})
+	build := flag.Bool("build", false, "only build Kubernetes")
+	check := flag.Bool("check", false, "only say whether a cluster with nodes can be had")
 	flag.Parse()
 	cfg.Logf = log.Printf
-	if cfg.Nodes > 0 {
+	switch {
+	case *check && !cluster.Probing():
+		if err := cluster.Check(context.Background()); err != nil {
+			fmt.Println(err)
+			os.Exit(1)
+		}
+		return
+	case *build:
+		if _, err := cluster.Binary(context.Background()); err != nil {
+			log.Fatal(err)
+		}
+		return
+	case cfg.Nodes > 0 || *check:
 		cluster.Enter()
 	}
 	code, err := run(context.Background(), cfg, flag.Args())
