@@ -169,7 +169,7 @@ func servicePermissions(service string) jwt.Permissions {
 		g.own(blobStream)
 		g.read(blobStream)
 		g.pub = append(g.pub, blobPrefix+"*.*.*", api.OpPrefix+api.RecordDenial.Service+"."+api.RecordDenial.Verb)
-	case "tcagent": // node agents follow their own node's plans
+	case "tcagent": // an agent of the release before this one has this credential, too
 		g.sub = append(g.sub, api.LivePlansPrefix+">", api.LiveCountersPrefix+">")
 		g.pub = append(g.pub, api.LiveCountersPrefix+"*")
 	case "sessions":
@@ -199,6 +199,10 @@ func roleScope(role, signingKey string) *jwt.UserScope {
 		s.Template.Sub.Allow.Add("_INBOX_{{name()}}.>")
 		s.Template.Subs = podMaxSubs
 		s.Template.Payload = podMaxPayload
+		return s
+	}
+	if role == NodeService {
+		nodeScope(s)
 		return s
 	}
 	if role != sessionRole {
