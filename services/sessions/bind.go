@@ -43,7 +43,7 @@ func (s *Service) bind(ctx context.Context, req api.RunnerBindRequest) (api.Runn
 	if err != nil {
 		return none, err
 	}
-	l, err := s.launchOf(ctx, e)
+	l, err := s.launchOf(ctx, e, true)
 	if err != nil {
 		return none, err
 	}
@@ -56,13 +56,16 @@ func (s *Service) bind(ctx context.Context, req api.RunnerBindRequest) (api.Runn
 	return api.RunnerBindResponse{Launch: text}, nil
 }
 
-// launchOf returns what the current incarnation's runner is told, but for where it works. It fails with invalid when the session's profile names
-// what is not there.
-func (s *Service) launchOf(ctx context.Context, e bus.Entry[api.SessionRecord]) (launch.Launch, error) {
+// launchOf returns what the current incarnation's runner is told, but for where it works; for a place that waits for its runner to ask, without
+// its credential. It fails with invalid when the session's profile names what is not there.
+func (s *Service) launchOf(ctx context.Context, e bus.Entry[api.SessionRecord], credential bool) (launch.Launch, error) {
 	rec := e.State
-	credentials, err := s.deps.Issuer.Credentials(e.Key.Tenant, e.Key.ID)
-	if err != nil {
-		return launch.Launch{}, api.Errorf(api.CodeInternal, "mint credentials: %w", err)
+	var credentials []byte
+	if credential {
+		var err error
+		if credentials, err = s.deps.Issuer.Credentials(e.Key.Tenant, e.Key.ID); err != nil {
+			return launch.Launch{}, api.Errorf(api.CodeInternal, "mint credentials: %w", err)
+		}
 	}
 	l := launch.Launch{
 		Tenant: e.Key.Tenant, Session: e.Key.ID, Incarnation: rec.Incarnation,

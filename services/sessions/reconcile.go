@@ -202,14 +202,15 @@ func (s *Service) keepRunning(ctx context.Context, e bus.Entry[api.SessionRecord
 
 // start has the runtime start the current incarnation.
 func (s *Service) start(ctx context.Context, e bus.Entry[api.SessionRecord]) error {
-	l, err := s.launchOf(ctx, e)
+	_, late := s.deps.Runtime.(LateBinder) // it makes a place; the runner there asks for what is secret
+	l, err := s.launchOf(ctx, e, !late)
 	switch {
 	case api.CodeOf(err) == api.CodeInvalid:
 		return s.fail(ctx, e, detailOf(err))
 	case err != nil:
 		return err
 	}
-	if _, late := s.deps.Runtime.(LateBinder); late { // it makes a place; the runner there asks for what is secret
+	if late {
 		l.Env, l.Files, l.MCPServers, l.CredentialFiles = e.State.Env, nil, nil, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, startCallTimeout)
