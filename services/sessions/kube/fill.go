@@ -20,10 +20,6 @@ const (
 	fillers = 4
 	// yieldMost is how long a pool waits for sessions that are being started.
 	yieldMost = 250 * time.Millisecond
-	// A pool that is at least half full waits for calmFor without a start, but no longer than shortMost: a burst that it can serve is
-	// not slowed down by the pods for the next one.
-	calmFor   = time.Second
-	shortMost = 10 * time.Second
 	// conflictRetry is how long the watch may take to show what was changed meanwhile.
 	conflictRetry = time.Second
 )
@@ -90,7 +86,6 @@ func (r *Runtime) yield(ctx context.Context) {
 func (r *Runtime) busy() (done func()) {
 	r.starting.Add(1)
 	return func() {
-		r.started.Store(time.Now().UnixNano())
 		if r.starting.Add(-1) > 0 {
 			return
 		}
@@ -155,6 +150,10 @@ func (r *Runtime) makeWarm(ctx context.Context, spec generic, shape string, dry 
 	}
 	if dry {
 		return nil
+	}
+	if err := r.attend(ctx, r.filling, made, spec.pod); err != nil {
+		_ = r.filling.CoreV1().Pods(r.cfg.Namespace).Delete(ctx, made.Name, metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &made.UID}})
+		return classify(err, "make what is around a pod of the pool")
 	}
 	stripped, _ := strip(made) // of a pod it has no error
 	r.observe(stripped.(*corev1.Pod), false)

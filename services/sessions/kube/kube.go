@@ -45,6 +45,13 @@ type Config struct {
 	Limits, Requests api.Resources
 	// NodeLoss is how long a pod stays on a node that is silent, before its session goes on elsewhere.
 	NodeLoss time.Duration
+	// CollectorImage is an OpenTelemetry collector, and CollectorEndpoint (OTLP over HTTP) where it sends agents' metrics; empty: no
+	// profile can have one.
+	CollectorImage, CollectorEndpoint string
+	// NetworkPolicies says that profiles' network policies are made. Where there are none at all, one would take from a pod what it needs.
+	NetworkPolicies bool
+	// EgressNever are networks that no profile opens, comma-separated.
+	EgressNever string
 	// KeepDead is how long a pod that ended by itself can be looked at in the cluster.
 	KeepDead time.Duration
 }
@@ -56,6 +63,7 @@ func DefaultConfig() Config {
 		Limits:   api.Resources{CPUs: 2, MemoryBytes: 4 << 30},
 		Requests: api.Resources{CPUs: 0.5, MemoryBytes: 512 << 20},
 		NodeLoss: 30 * time.Second, KeepDead: 10 * time.Minute,
+		NetworkPolicies: true, EgressNever: "169.254.0.0/16,fe80::/10", // clouds' metadata among them
 	}
 }
 
@@ -71,6 +79,10 @@ func (c *Config) Register(fs *flag.FlagSet) {
 	fs.Int64Var(&c.Limits.MemoryBytes, "kube.memory-bytes", c.Limits.MemoryBytes, "memory likewise")
 	fs.Float64Var(&c.Requests.CPUs, "kube.request-cpus", c.Requests.CPUs, "processors that a node must have left for a session if its profile says nothing")
 	fs.Int64Var(&c.Requests.MemoryBytes, "kube.request-memory-bytes", c.Requests.MemoryBytes, "memory likewise")
+	fs.StringVar(&c.CollectorImage, "kube.collector-image", c.CollectorImage, "image of the OpenTelemetry collector beside agents whose profile wants one")
+	fs.StringVar(&c.CollectorEndpoint, "kube.collector-endpoint", c.CollectorEndpoint, "where it sends agents' metrics, `URL` of OTLP over HTTP; empty: no profile can have one")
+	fs.BoolVar(&c.NetworkPolicies, "kube.network-policies", c.NetworkPolicies, "make network policies of what profiles open")
+	fs.StringVar(&c.EgressNever, "kube.egress-never", c.EgressNever, "`networks` that no profile opens, comma-separated")
 	fs.DurationVar(&c.NodeLoss, "kube.node-loss", c.NodeLoss, "how long a node may be silent before its sessions go on elsewhere")
 	fs.DurationVar(&c.KeepDead, "kube.keep-dead", c.KeepDead, "how long a pod that ended by itself stays in the cluster, to be looked at")
 }
@@ -108,7 +120,6 @@ type Runtime struct {
 	ready   chan struct{} // closed when the cluster's pods and volumes are known
 
 	starting atomic.Int32  // sessions that are being started; pools wait for them
-	started  atomic.Int64  // when the last of them was, in Unix nanoseconds
 	calm     chan struct{} // of capacity 1: none is any more
 	refill   chan struct{} // of capacity 1: a pool may need something
 
@@ -157,7 +168,7 @@ func New(cfg Config, deps Deps) *Runtime {
 func (r *Runtime) Info() sessions.RuntimeInfo {
 	have := []string{sandbox.Mount, sandbox.PID, sandbox.Cgroup} // what a container is; user ids are the same in all
 	return sessions.RuntimeInfo{
-		Name: Name, Shared: true, Pods: true,
+		Name: Name, Shared: true, Pods: true, Refuses: r.refuses,
 		Isolation: func() []string { return have },
 		Lacks:     func(want []string) []string { return without(want, have) },
 		Holdup:    r.Holdup, PoolHoldup: r.WhyNot,
@@ -180,6 +191,9 @@ func without(want, have []string) []string {
 
 // Run follows the cluster until ctx ends. The pods go on. The other methods wait for it.
 func (r *Runtime) Run(ctx context.Context) error {
+	if _, err := r.cfg.never(); err != nil {
+		return err
+	}
 	watch, err := r.clients()
 	if err != nil {
 		return fmt.Errorf("kube runtime: %w", err)
