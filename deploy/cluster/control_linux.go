@@ -208,7 +208,10 @@ func (c *Cluster) control(pki *authority, ports []int) []component {
 		}},
 		{name: "kube-apiserver", argv: apiserver},
 		{name: "kube-controller-manager", argv: manager, user: user},
-		{name: "kube-scheduler", argv: append([]string{c.binary, "kube-scheduler", "--secure-port=" + strconv.Itoa(ports[4])}, client...)},
+		{name: "kube-scheduler", argv: append([]string{
+			c.binary, "kube-scheduler", "--secure-port=" + strconv.Itoa(ports[4]),
+			"--kube-api-qps=1000", "--kube-api-burst=2000", // 50 pods a second otherwise
+		}, client...)},
 	}
 }
 
