@@ -35,6 +35,7 @@ var benchmarks = []benchmark{
 	{"create", "session create to running with the demo agent", benchCreate},
 	{"sse", "2,000 SSE clients on 200 sessions", benchSSE},
 	{"list", "one user's 20 sessions among 50,000 of others", benchList},
+	{"kube", "sessions as pods on a real control plane with simulated nodes (bench/cluster)", benchKube},
 }
 
 // runTimeout bounds one benchmark.
