@@ -113,9 +113,11 @@ func TestRightsOnTheServer(t *testing.T) {
 	}{
 		{"agentyard-sessions", "agentyard-sessions",
 			[]string{"get pods", "list pods", "watch pods", "create pods", "patch pods", "delete pods", "list persistentvolumeclaims", "watch persistentvolumeclaims",
-				"create persistentvolumeclaims", "patch persistentvolumeclaims", "delete persistentvolumeclaims", "list events"},
+				"create persistentvolumeclaims", "patch persistentvolumeclaims", "delete persistentvolumeclaims", "list events",
+				"create configmaps", "create services", "patch services", "create networkpolicies"},
 			[]string{"create pods/exec", "create pods/attach", "create pods/portforward", "create pods/ephemeralcontainers", "deletecollection pods",
-				"get secrets", "list secrets", "create secrets", "create serviceaccounts/token", "create rolebindings", "delete networkpolicies", "bind roles", "impersonate users"}},
+				"get secrets", "list secrets", "create secrets", "create serviceaccounts/token", "create rolebindings", "delete networkpolicies", "patch networkpolicies", "update networkpolicies", "list networkpolicies",
+				"get configmaps", "list configmaps", "delete configmaps", "delete services", "bind roles", "impersonate users"}},
 		{"agentyard-sessions", "yard", nil,
 			[]string{"get pods", "create pods", "delete pods", "get secrets", "list secrets", "get secrets/agentyard-keyring", "create serviceaccounts/token", "get configmaps"}},
 		{"agentyard-keys", "yard",

@@ -43,7 +43,8 @@ func TestDefinitionsOnTheServer(t *testing.T) {
   mcpServers: [{name: a, command: b, args: [c], env: {D: "${secret:E}"}}, {name: f, type: http, url: "https://example.com/mcp", headers: {Authorization: x}}],
   credentials: {files: [.claude/x]}, isolation: [user, pid], roles: [admin], image: "example.com/x:1",
   pod: {pullSecrets: [a], runtimeClass: gvisor, nodeSelector: {a/b: c}, tolerations: [{operator: Exists}, {key: a, value: b, effect: NoSchedule}], devices: {nvidia.com/gpu: 1},
-    requests: {cpus: 0.1}, volume: {bytes: 1048576, storageClass: fast, keep: true}, writableRoot: true, labels: {a: b}, annotations: {c: d}},
+    requests: {cpus: 0.1}, volume: {bytes: 1048576, storageClass: fast, keep: true}, writableRoot: true, labels: {a: b}, annotations: {c: d},
+    config: {a.json: "{}"}, collector: true, egress: [{cidr: 10.0.0.0/8, except: [10.1.0.0/16], ports: [443]}, {cidr: "2001:db8::/32"}], service: {ports: [80], namespaces: [a]}},
   pool: {size: 0, burst: 1, timezone: UTC, schedule: [{days: [mon], from: "08:00", to: "18:30"}]}}`),
 			"apply", "--server-side", "--validate=strict", "--dry-run=server", "-f", "-")
 		if n := strings.Count(out, "(server dry run)"); n != 5 {
@@ -97,6 +98,13 @@ func TestDefinitionsOnTheServer(t *testing.T) {
 			{"SessionProfile", "volume", "{agent: {kind: demo}, pod: {volume: {bytes: 1}}}", "volume.bytes"},
 			{"SessionProfile", "pod-label", "{agent: {kind: demo}, pod: {labels: {agentyard.dev/session: x}}}", "a key is 1 to 63"},
 			{"SessionProfile", "device", "{agent: {kind: demo}, pod: {devices: {nvidia.com/gpu: 0}}}", "devices"},
+			{"SessionProfile", "config", `{agent: {kind: demo}, pod: {config: {"a/b": x}}}`, "a key is 1 to 63"},
+			{"SessionProfile", "egress-name", "{agent: {kind: demo}, pod: {egress: [{cidr: example.com}]}}", "must be a network"},
+			{"SessionProfile", "egress-host", "{agent: {kind: demo}, pod: {egress: [{cidr: 10.1.2.3/8}]}}", "must be a network"},
+			{"SessionProfile", "egress-except", "{agent: {kind: demo}, pod: {egress: [{cidr: 10.0.0.0/8, except: [11.0.0.0/16]}]}}", "within the cidr"},
+			{"SessionProfile", "egress-port", "{agent: {kind: demo}, pod: {egress: [{cidr: 10.0.0.0/8, ports: [0]}]}}", "ports[0]"},
+			{"SessionProfile", "service-port", "{agent: {kind: demo}, pod: {service: {ports: [9000], namespaces: [a]}}}", "the runner's own"},
+			{"SessionProfile", "service-open", "{agent: {kind: demo}, pod: {service: {ports: [80]}}}", "service.namespaces: Required"},
 			{"SessionProfile", "pool-empty", "{agent: {kind: demo}, pool: {size: 0}}", "1 to 500 together"},
 			{"SessionProfile", "pool-large", "{agent: {kind: demo}, pool: {size: 400, burst: 400}}", "1 to 500 together"},
 			{"SessionProfile", "pool-window", `{agent: {kind: demo}, pool: {size: 1, schedule: [{from: "8", to: "25:00"}]}}`, "schedule"},

@@ -46,6 +46,9 @@ gateway:
   priorityClassName: high
   serviceAccountAnnotations: {eks.amazonaws.com/role-arn: "arn:aws:iam::1:role/yard"}
 sessions:
+  collector:
+    endpoint: http://collector.observability:4318
+    to: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: observability}}}]
   declarations:
     enabled: true
     namespaces: {team-a: default/ua234567a234567ab, team-b: acme/ub234567b234567bc}

@@ -162,6 +162,15 @@ type Pod struct {
 	Volume *Volume `json:"volume,omitempty"`
 	// WritableRoot lets the agent write everywhere in its container's file system, for images that want it.
 	WritableRoot bool `json:"writable_root,omitempty"`
+	// Config are files, by name, that the agent finds in /etc/agentyard. Who may read the cluster's objects reads them too: they are no secrets.
+	Config map[string]string `json:"config,omitempty"`
+	// Collector puts an OpenTelemetry collector beside the agent, which reads its metrics (Prometheus' format, port 9464) and sends them
+	// to where the yard's operator wants them.
+	Collector bool `json:"collector,omitempty"`
+	// Egress is what the pods may reach beside the bus and the name service. Some networks no profile opens.
+	Egress []EgressRule `json:"egress,omitempty"`
+	// Service gives each session a name in the cluster, <session>.<namespace>.svc, and lets others reach it.
+	Service *PodService `json:"service,omitempty"`
 	// Labels and Annotations are put on the pod under the prefix "user.agentyard.dev/".
 	Labels      map[string]string `json:"labels,omitempty"`
 	Annotations map[string]string `json:"annotations,omitempty"`
@@ -173,6 +182,19 @@ type Toleration struct {
 	Operator string `json:"operator,omitempty"` // "Exists", or "Equal" as when empty
 	Value    string `json:"value,omitempty"`
 	Effect   string `json:"effect,omitempty"` // "NoSchedule", "PreferNoSchedule", "NoExecute"; empty: all
+}
+
+// EgressRule opens a network to a profile's pods.
+type EgressRule struct {
+	CIDR   string   `json:"cidr"`             // such as "192.0.2.0/24"
+	Except []string `json:"except,omitempty"` // networks in it that stay closed
+	Ports  []int    `json:"ports,omitempty"`  // of TCP; empty: everything
+}
+
+// PodService opens ports of a session to pods of other namespaces.
+type PodService struct {
+	Ports      []int    `json:"ports"`
+	Namespaces []string `json:"namespaces"` // whose pods may connect
 }
 
 // Volume is a session's own storage.

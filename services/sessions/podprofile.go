@@ -39,7 +39,7 @@ func (p *problems) pod(prefix, image string, pod api.Pod) {
 		p.Add(prefix+"/image", "is no name of an image")
 	}
 	at := prefix + "/pod"
-	items := len(pod.PullSecrets) + len(pod.NodeSelector) + len(pod.Tolerations) + len(pod.Devices) + len(pod.Labels) + len(pod.Annotations)
+	items := len(pod.Config) + len(pod.Egress) + len(pod.PullSecrets) + len(pod.NodeSelector) + len(pod.Tolerations) + len(pod.Devices) + len(pod.Labels) + len(pod.Annotations)
 	if items > maxPodItems {
 		p.Add(at, "has %d entries; at most %d are allowed", items, maxPodItems)
 		return
@@ -77,6 +77,7 @@ func (p *problems) pod(prefix, image string, pod api.Pod) {
 	p.resources(at+"/requests", pod.Requests)
 	p.volume(at+"/volume", pod.Volume)
 	p.marks(at, pod)
+	p.around(at, pod)
 }
 
 func (p *problems) object(pointer, name string) {

@@ -13,6 +13,9 @@ func TestPodProfile(t *testing.T) {
 		Tolerations: []api.Toleration{{Key: "gpu", Operator: "Exists"}, {Operator: "Exists"}, {Key: "example.com/pool", Value: "agents", Effect: "NoExecute"}},
 		Devices:     map[string]int64{"nvidia.com/gpu": 2}, Requests: api.Resources{CPUs: 0.1}, Volume: &api.Volume{Bytes: 1 << 30, StorageClass: "fast"},
 		Labels: map[string]string{"team": "red"}, Annotations: map[string]string{"note": "any\ntext"},
+		Config: map[string]string{"settings.json": "{}\n"}, Collector: true,
+		Egress:  []api.EgressRule{{CIDR: "0.0.0.0/0", Except: []string{"10.0.0.0/8"}, Ports: []int{443}}, {CIDR: "2001:db8::/32"}},
+		Service: &api.PodService{Ports: []int{8080}, Namespaces: []string{"team-a"}},
 	}
 	check := func(image string, pod api.Pod) error {
 		var bad problems
@@ -50,6 +53,19 @@ func TestPodProfile(t *testing.T) {
 		{"/pod/labels/a", "", func(p *api.Pod) { p.Labels = map[string]string{"a": "no spaces"} }},
 		{"/pod/annotations/a b", "", func(p *api.Pod) { p.Annotations = map[string]string{"a b": ""} }},
 		{"/pod/annotations", "", func(p *api.Pod) { p.Annotations = map[string]string{"a": strings.Repeat("x", 40<<10)} }},
+		{"/pod/config/a~1b", "", func(p *api.Pod) { p.Config = map[string]string{"a/b": ""} }},
+		{"/pod/config/..", "", func(p *api.Pod) { p.Config = map[string]string{"..": ""} }},
+		{"/pod/config", "", func(p *api.Pod) { p.Config = map[string]string{"a": strings.Repeat("x", 20<<10)} }},
+		{"/pod/egress/0/cidr", "", func(p *api.Pod) { p.Egress = []api.EgressRule{{CIDR: "example.com"}} }},
+		{"/pod/egress/0/cidr", "", func(p *api.Pod) { p.Egress = []api.EgressRule{{CIDR: "10.1.2.3/8"}} }},
+		{"/pod/egress/0/except/0", "", func(p *api.Pod) { p.Egress = []api.EgressRule{{CIDR: "10.0.0.0/8", Except: []string{"11.0.0.0/16"}}} }},
+		{"/pod/egress/0/except/0", "", func(p *api.Pod) { p.Egress = []api.EgressRule{{CIDR: "10.0.0.0/8", Except: []string{"10.0.0.0/8"}}} }},
+		{"/pod/egress/0/ports/0", "", func(p *api.Pod) { p.Egress = []api.EgressRule{{CIDR: "10.0.0.0/8", Ports: []int{70000}}} }},
+		{"/pod/service/ports", "", func(p *api.Pod) { p.Service = &api.PodService{Namespaces: []string{"a"}} }},
+		{"/pod/service/ports", "", func(p *api.Pod) { p.Service = &api.PodService{Ports: []int{9000}, Namespaces: []string{"a"}} }},
+		{"/pod/service/ports/1", "", func(p *api.Pod) { p.Service = &api.PodService{Ports: []int{80, 80}, Namespaces: []string{"a"}} }},
+		{"/pod/service/namespaces", "", func(p *api.Pod) { p.Service = &api.PodService{Ports: []int{80}} }},
+		{"/pod/service/namespaces/0", "", func(p *api.Pod) { p.Service = &api.PodService{Ports: []int{80}, Namespaces: []string{"A b"}} }},
 		{"/pod", "", func(p *api.Pod) { p.PullSecrets = make([]string, 40) }},
 	} {
 		pod := good

@@ -67,6 +67,11 @@ func (s *Service) checkProfile(prefix string, p api.Profile) error {
 	if !s.deps.Info.Pods && (p.Image != "" || !reflect.DeepEqual(p.Pod, api.Pod{})) {
 		bad.Add(prefix+"/image", "the %s runtime makes no pods: leave out image and pod", s.deps.Info.Name)
 	}
+	if refuses := s.deps.Info.Refuses; refuses != nil && bad.Err() == nil {
+		if why := refuses(p.Pod); why != "" {
+			bad.Add(prefix+"/pod", "%s", why)
+		}
+	}
 	bad.duration(prefix+"/ttl", p.TTL)
 	bad.duration(prefix+"/idle_timeout", p.IdleTimeout)
 	if p.IdleAction != "" && p.IdleAction != api.IdlePause && p.IdleAction != api.IdleStop {

@@ -74,8 +74,9 @@ type RuntimeInfo struct {
 	// Shared says that every replica of the service has this same runtime, so that one of them reconciles for all. A runtime
 	// that is not shared is its own process's, and so is reconciling.
 	Shared bool
-	// Pods says that it takes a profile's image and pod.
-	Pods bool
+	// Pods says that it takes a profile's image and pod. Refuses, if set, says why it makes no such pods, "" when it does.
+	Pods    bool
+	Refuses func(pod api.Pod) string
 	// Holdup, if set, says what keeps a session's runner from running, for a person; "" when nothing is known to.
 	Holdup func(ctx context.Context, s Ref) string
 	// PoolHoldup, if set, says what keeps a pool from being filled, for a person; "" when nothing does. It is asked when the pool itself has no reason to show.

@@ -20,6 +20,10 @@ const (
 	fillers = 4
 	// yieldMost is how long a pool waits for sessions that are being started.
 	yieldMost = 250 * time.Millisecond
+	// A pool that is at least half full waits for calmFor without a start, but no longer than shortMost: a burst that it can serve is
+	// not slowed down by the pods for the next one.
+	calmFor   = time.Second
+	shortMost = 10 * time.Second
 	// conflictRetry is how long the watch may take to show what was changed meanwhile.
 	conflictRetry = time.Second
 )
@@ -86,6 +90,7 @@ func (r *Runtime) yield(ctx context.Context) {
 func (r *Runtime) busy() (done func()) {
 	r.starting.Add(1)
 	return func() {
+		r.started.Store(time.Now().UnixNano())
 		if r.starting.Add(-1) > 0 {
 			return
 		}

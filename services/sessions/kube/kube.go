@@ -120,6 +120,7 @@ type Runtime struct {
 	ready   chan struct{} // closed when the cluster's pods and volumes are known
 
 	starting atomic.Int32  // sessions that are being started; pools wait for them
+	started  atomic.Int64  // when the last of them was, in Unix nanoseconds
 	calm     chan struct{} // of capacity 1: none is any more
 	refill   chan struct{} // of capacity 1: a pool may need something
 

@@ -107,6 +107,7 @@ func (r *Runtime) manifest(g generic) *corev1.Pod {
 	if !own {
 		r.install(&p.Spec, secure)
 	}
+	r.surround(p, g, secure)
 	return p
 }
 

@@ -22,7 +22,9 @@ var update = flag.Bool("update", false, "write the golden files again")
 
 // TestManifest shows the pods that profiles become.
 func TestManifest(t *testing.T) {
-	r := New(DefaultConfig(), Deps{BusURL: "nats://bus:4222"})
+	cfg := DefaultConfig()
+	cfg.CollectorImage, cfg.CollectorEndpoint = "localhost/collector:1", "http://otel.example:4318"
+	r := New(cfg, Deps{BusURL: "nats://bus:4222"})
 	for name, l := range map[string]launch.Launch{
 		"default": {Pod: launch.Pod{Profile: "default"}},
 		"full": {
@@ -40,6 +42,10 @@ func TestManifest(t *testing.T) {
 				},
 			},
 		},
+		"around": {Pod: launch.Pod{Profile: "open", Pod: api.Pod{
+			Config: map[string]string{"a.json": "{}", "b": "x"}, Collector: true,
+			Egress: []api.EgressRule{{CIDR: "192.0.2.0/24"}}, Service: &api.PodService{Ports: []int{8080}, Namespaces: []string{"team-a"}},
+		}}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			l.Tenant, l.Session, l.Incarnation = "acme", "sabcdefghijklmnop", 3

@@ -26,6 +26,7 @@ type pod struct {
 	deleted  time.Time
 	stopping bool // we deleted it
 	holdup   string
+	attended bool          // what is around it was made
 	why      string        // how it seems to end, before it has
 	gone     chan struct{} // closed when it is no more
 }

@@ -62,6 +62,7 @@ type pool struct {
 	unfit    string          // why there can be no pool of this profile
 	until    time.Time       // when what was said is void
 	making   map[string]bool // pods whose creation is under way, which the watch may show already
+	short    time.Time       // since when it lacks pods; zero: it does not
 	failures int
 	next     time.Time // before which none is made
 	reason   string    // of the last failure
@@ -267,7 +268,7 @@ func (r *Runtime) choreLocked(now time.Time) (chore, bool) {
 			}
 			continue
 		}
-		have, calm := len(p.making), false
+		have, ready, calm := len(p.making), 0, false
 		var spare *warm // that may go
 		for _, w := range r.warmBy[key] {
 			gone := w.unwanted || p.want == 0 || w.shape != p.shape || p.unfit != ""
@@ -282,6 +283,9 @@ func (r *Runtime) choreLocked(now time.Time) (chore, bool) {
 				return chore{key: key, remove: w}, true
 			default:
 				have++
+				if !w.readied.IsZero() {
+					ready++
+				}
 				calm = calm || !w.readied.IsZero() && now.Sub(w.readied) > settledAfter
 				if spare == nil || w.readied.IsZero() && !spare.readied.IsZero() || w.readied.IsZero() == spare.readied.IsZero() && w.made.After(spare.made) {
 					spare = w
@@ -291,10 +295,16 @@ func (r *Runtime) choreLocked(now time.Time) (chore, bool) {
 		if calm || p.want == 0 {
 			p.failures, p.reason = 0, ""
 		}
+		if have >= p.want {
+			p.short = time.Time{}
+		} else if p.short.IsZero() {
+			p.short = now
+		}
 		switch {
 		case have > p.want && spare != nil:
 			spare.unwanted, spare.deleted = true, now
 			return chore{key: key, remove: spare}, true
+		case 2*ready >= p.want && now.Sub(p.short) < shortMost && now.Sub(time.Unix(0, r.started.Load())) < calmFor: // it can wait
 		case have < p.want && p.unfit == "" && !now.Before(p.next):
 			if full := float64(have) / float64(p.want); full < lowest {
 				best, lowest = chore{key: key, make: p.spec, shape: p.shape}, full

@@ -52,7 +52,7 @@ func (r *Runtime) Start(ctx context.Context, l launch.Launch) (sessions.Instance
 	}
 	switch {
 	case runs:
-		return out, nil
+		return out, r.complete(ctx, l)
 	case over:
 		return out, api.Errorf(api.CodeConflict, "incarnation %d of this session has ended or was replaced", l.Incarnation)
 	}
@@ -63,6 +63,9 @@ func (r *Runtime) Start(ctx context.Context, l launch.Launch) (sessions.Instance
 	}
 	defer r.busy()()
 	if taken, err := r.take(ctx, l); taken || err != nil {
+		if err == nil {
+			err = r.complete(ctx, l)
+		}
 		return out, err
 	}
 	return out, r.create(ctx, l)
@@ -77,6 +80,9 @@ func (r *Runtime) seen(p *pod) (ended, stopping bool) {
 
 // create makes the volume, if the session has one, and the pod.
 func (r *Runtime) create(ctx context.Context, l launch.Launch) error {
+	if _, err := r.aroundOf(l.Pod); err != nil { // the operator permits something else than when the profile was written
+		return err
+	}
 	if l.Pod.Volume != nil {
 		if err := r.makeVolume(ctx, l); err != nil {
 			return r.refuse(l.Session, err, "make its volume")
@@ -101,7 +107,7 @@ func (r *Runtime) create(ctx context.Context, l launch.Launch) error {
 	}
 	stripped, _ := strip(made) // of a pod it has no error
 	r.observe(stripped.(*corev1.Pod), false)
-	return nil
+	return r.complete(ctx, l)
 }
 
 // adopt returns the pod of that name that this process does not know yet: an answer was lost, or another replica was faster.

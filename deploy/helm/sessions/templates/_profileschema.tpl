@@ -116,6 +116,44 @@ properties:
       storageClass: {type: string, maxLength: 253, pattern: '^([a-z0-9]([a-z0-9.-]*[a-z0-9])?)?$'}
       keep: {type: boolean, description: Leaves the volume when the session is deleted.}
   writableRoot: {type: boolean}
+  config:
+    type: object
+    description: Files, by name, that the agent finds in /etc/agentyard. They are no secrets.
+    maxProperties: 32
+    additionalProperties: {type: string, maxLength: 16384}
+    {{- include "sessions.plainKeys" . | nindent 4 }}
+  collector: {type: boolean, description: 'Whether a collector beside the agent sends on the metrics that it shows on port 9464.'}
+  egress:
+    type: array
+    maxItems: 32
+    description: What the pods may reach beside the bus and the name service.
+    items:
+      type: object
+      required: [cidr]
+      x-kubernetes-validations:
+        - {rule: '!has(self.except) || self.except.all(e, isCIDR(e) && cidr(self.cidr).containsCIDR(e) && e != self.cidr)', message: the exceptions must be networks within the cidr}
+      properties:
+        cidr:
+          type: string
+          maxLength: 49
+          x-kubernetes-validations:
+            - {rule: 'isCIDR(self) && cidr(self) == cidr(self).masked()', message: must be a network such as 192.0.2.0/24}
+        except: {type: array, maxItems: 16, items: {type: string, maxLength: 49}}
+        ports: {type: array, maxItems: 16, x-kubernetes-list-type: set, items: {type: integer, minimum: 1, maximum: 65535}}
+  service:
+    type: object
+    description: 'Gives each session a name in the cluster, <session>.<namespace>.svc, and lets pods of other namespaces reach it.'
+    required: [ports, namespaces]
+    properties:
+      ports:
+        type: array
+        minItems: 1
+        maxItems: 16
+        x-kubernetes-list-type: set
+        items: {type: integer, minimum: 1, maximum: 65535}
+        x-kubernetes-validations:
+          - {rule: '!(9000 in self)', message: 9000 is the runner's own}
+      namespaces: {type: array, minItems: 1, maxItems: 16, items: {type: string, maxLength: 63, pattern: '^[a-z0-9]([a-z0-9-]*[a-z0-9])?$'}}
   labels:
     type: object
     description: Put on the pods under the prefix user.agentyard.dev/.

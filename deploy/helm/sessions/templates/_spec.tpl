@@ -12,6 +12,11 @@ flags:
   kube.service-account: {{ include "lib.yard" . }}-session
   kube.image: {{ include "lib.image" (dict "root" . "image" .Values.runner.image) }}
   kube.pull-policy: {{ .Values.global.image.pullPolicy }}
+  kube.network-policies: {{ .Values.global.networkPolicy.enabled }}
+  {{- if .Values.collector.endpoint }}
+  kube.collector-image: {{ .Values.collector.image }}
+  kube.collector-endpoint: {{ .Values.collector.endpoint }}
+  {{- end }}
   {{- if .Values.declarations.enabled }}
   {{- $given := list }}
   {{- range $namespace, $user := .Values.declarations.namespaces }}{{ $given = append $given (printf "%s=%s" $namespace $user) }}{{ end }}

@@ -52,6 +52,7 @@ func TestMain(m *testing.M) {
 	clustertest.Main(m, cluster.Config{Nodes: 2, NodeGrace: 8 * time.Second},
 		clustertest.Image{Name: testImage, Args: []string{"-package", "./services/sessions/kube/testrunner", "-user", "999:999", "-path", "/runner"}},
 		clustertest.Image{Name: runnerImage, Args: append([]string{"-service", "runner"}, shell...)},
+		clustertest.Image{Name: collectorImage, Args: []string{"-package", "./services/sessions/kube/testcollector", "-user", "999:999", "-path", "/collector"}},
 		clustertest.Image{Name: shellImage, Args: append([]string{"-binary", "/usr/bin/busybox"}, shell...)},
 	)
 }
