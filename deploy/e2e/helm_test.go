@@ -49,15 +49,15 @@ func (h *helm) install(ctx context.Context) error {
 	return err
 }
 
-// upgrade changes the values that change changes.
-func (h *helm) upgrade(ctx context.Context, change func(values map[string]any)) error {
+// upgrade installs a chart and the images of a tag in place of what runs.
+func (h *helm) upgrade(ctx context.Context, c *chart.Chart, tag string) error {
 	u := action.NewUpgrade(h.cfg)
 	u.Namespace = namespace
 	u.WaitStrategy, u.WaitForJobs, u.Timeout = kube.StatusWatcherStrategy, true, helmWithin
 	u.ServerSideApply = "auto"
 	v := values()
-	change(v)
-	_, err := u.RunWithContext(ctx, release, h.chart, v)
+	v["global"].(tree)["image"].(tree)["tag"] = tag
+	_, err := u.RunWithContext(ctx, release, c, v)
 	return err
 }
 
@@ -70,21 +70,24 @@ func values() tree {
 	service := func(replicas int) tree {
 		return tree{"replicas": replicas, "drainSeconds": 2, "resources": small, "probes": tree{"startSeconds": 180, "timeoutSeconds": 10, "failureThreshold": 6}}
 	}
+	enabled := func(t tree) tree { t["enabled"] = true; return t }
 	sessions := service(2)
 	sessions["config"] = tree{
 		"kube.request-cpus": 0.01, "kube.request-memory-bytes": 16 << 20, "kube.cpus": 0.5, "kube.memory-bytes": 128 << 20,
-		"kube.keep-dead": "5s", "sessions.reconcile": "5s",
+		"kube.keep-dead": "5s", "sessions.reconcile": "5s", "kube.node-loss": "5s",
 	}
 	return tree{
 		"global": tree{
-			"image": tree{"registry": registry, "tag": "dev", "pullPolicy": "IfNotPresent"},
-			"bus":   tree{"replicas": 3},
+			"image":         tree{"registry": registry, "tag": running.tag, "pullPolicy": "IfNotPresent"},
+			"bus":           tree{"replicas": 3},
+			"networkPolicy": tree{"nodes": []any{"198.18.0.0/24"}},
 		},
 		"nats": tree{
-			"replicas": 3, "image": tree{"registry": registry, "repository": "nats", "tag": "dev"},
+			"replicas": 3, "image": tree{"registry": registry, "repository": "nats", "tag": running.tag},
 			"storage": tree{"size": "1Gi", "maxFile": "900MB", "className": "bus"}, "resources": small,
 		},
-		"redis":   tree{"image": tree{"registry": registry, "repository": "redis", "tag": "dev"}, "resources": small},
-		"gateway": service(2), "auth": service(1), "sessions": sessions, "scheduler": service(1),
+		"redis":   tree{"image": tree{"registry": registry, "repository": "redis", "tag": running.tag}, "resources": small},
+		"gateway": service(2), "auth": service(2), "sessions": sessions, "scheduler": service(1),
+		"tccontroller": enabled(service(1)), "tcagent": tree{"enabled": true, "resources": small, "dataPath": "/run/agentyard"},
 	}
 }

@@ -7,11 +7,10 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"sync"
-
-	"agentyard.dev/deploy/cluster"
 )
 
 const (
@@ -20,47 +19,70 @@ const (
 	busybox  = "/usr/bin/busybox"
 )
 
-// buildImages builds all images from this checkout, two at a time, and returns their tarballs.
-func buildImages(ctx context.Context, dir string) ([]string, error) {
-	libraries, err := shared(ctx, redis)
-	if err != nil {
-		return nil, err
+// imageBuilder is the program deploy/image.
+type imageBuilder string
+
+func newBuilder(ctx context.Context, root, dir string) (imageBuilder, error) {
+	path := filepath.Join(dir, "image")
+	cmd := exec.CommandContext(ctx, "go", "build", "-o", path, "./deploy/image")
+	cmd.Dir = root
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("build deploy/image: %w\n%s", err, out)
 	}
-	shell := []string{"-add", busybox + ":/bin/sh", "-add", busybox + ":/bin/busybox"}
-	images := map[string][]string{
-		"gateway":   {"-service", "gateway"},
-		"auth":      {"-service", "auth"},
-		"sessions":  {"-service", "sessions"},
-		"scheduler": {"-service", "scheduler"},
-		"runner":    append([]string{"-service", "runner"}, shell...), // whose demo agent runs commands in a shell
-		"hooks":     {"-package", "./deploy/hooks"},
-		"dns":       {"-package", "./deploy/e2e/dns"},
-		"nats":      {"-package", "github.com/nats-io/nats-server/v2", "-path", "/nats-server"},
-		"redis":     append([]string{"-binary", redis, "-path", "/usr/local/bin/redis-server"}, libraries...),
-	}
+	return imageBuilder(path), nil
+}
+
+// all builds images from the sources in src, two at a time, and returns their tarballs in dir.
+func (b imageBuilder) all(ctx context.Context, src, dir string, images map[string][]string) ([]string, error) {
 	var work sync.WaitGroup
 	var mu sync.Mutex
 	var paths []string
 	var failed error
 	room := make(chan struct{}, 2)
 	for name, args := range images {
-		if slices.Contains(args, "-package") && !slices.Contains(args, "-path") {
-			args = append(args, "-path", "/"+name)
-		}
 		work.Go(func() {
 			room <- struct{}{}
 			defer func() { <-room }()
-			path, err := cluster.Image(ctx, dir, name, append([]string{"-name", registry + "/" + name + ":dev"}, args...)...)
+			path := filepath.Join(dir, name+".tar")
+			cmd := exec.CommandContext(ctx, string(b), append(args, "-o", path)...)
+			cmd.Dir = src
+			out, err := cmd.CombinedOutput()
 			mu.Lock()
 			defer mu.Unlock()
 			if paths = append(paths, path); err != nil && failed == nil {
-				failed = err
+				failed = fmt.Errorf("build image %s: %w\n%s", name, err, out)
 			}
 		})
 	}
 	work.Wait()
 	slices.Sort(paths)
 	return paths, failed
+}
+
+// imageFlags returns how the image of a release's program is built. Sessions have a shell, in which the demo agent runs commands.
+func imageFlags(name, pkg, tag string) []string {
+	args := []string{"-package", pkg, "-path", "/" + name, "-name", registry + "/" + name + ":" + tag}
+	if name == "runner" {
+		args = append(args, "-user", "999:999", "-add", busybox+":/bin/sh", "-add", busybox+":/bin/busybox")
+	}
+	return args
+}
+
+// buildImages builds all images from this checkout and returns their tarballs.
+func buildImages(ctx context.Context, root, dir, tag string, build imageBuilder) ([]string, error) {
+	libraries, err := shared(ctx, redis)
+	if err != nil {
+		return nil, err
+	}
+	images := map[string][]string{
+		"dns":   imageFlags("dns", "./deploy/e2e/dns", tag),
+		"nats":  {"-package", "github.com/nats-io/nats-server/v2", "-path", "/nats-server", "-name", registry + "/nats:" + tag},
+		"redis": append([]string{"-binary", redis, "-path", "/usr/local/bin/redis-server", "-name", registry + "/redis:" + tag}, libraries...),
+	}
+	for name, pkg := range programs {
+		images[name] = imageFlags(name, pkg, tag)
+	}
+	return build.all(ctx, root, dir, images)
 }
 
 // shared returns the flags that add a program's shared libraries and its loader to an image.

@@ -35,6 +35,8 @@ var running struct {
 	cluster *cluster.Cluster
 	client  kubernetes.Interface
 	helm    *helm
+	tag     string // of this checkout's images
+	past    *past  // the release before; nil: none is known
 }
 
 func TestMain(m *testing.M) {
@@ -61,11 +63,37 @@ func run(m *testing.M) (int, error) {
 	stage := func(what string) {
 		fmt.Fprintf(os.Stderr, "e2e: %6.1f s %s\n", time.Since(began).Seconds(), what)
 	}
-	images, err := buildImages(ctx, dir)
+	root, err := cluster.Root(ctx)
 	if err != nil {
 		return 0, err
 	}
-	stage("images are built")
+	builder, err := newBuilder(ctx, root, dir)
+	if err != nil {
+		return 0, err
+	}
+	h, err := openHistory(ctx, root)
+	if err != nil {
+		return 0, err
+	}
+	running.tag = h.tag()
+	images, err := buildImages(ctx, root, dir, running.tag, builder)
+	if err != nil {
+		return 0, err
+	}
+	stage("the images are built, with the tag " + running.tag)
+	switch running.past, err = h.before(ctx, builder); {
+	case errors.Is(err, errNoHistory): // whose test is skipped and says so
+	case err != nil:
+		return 0, err
+	default:
+		images = append(images, running.past.images...)
+		stage("the release before is " + running.past.commit)
+	}
+	if h.head != "" {
+		if err := h.keep(ctx, root, dir, h.head); err != nil {
+			return 0, err
+		}
+	}
 	c, err := cluster.Start(ctx, cluster.Config{Nodes: 2, NodeGrace: 20 * time.Second, Images: images})
 	if err != nil {
 		return 0, err

@@ -38,13 +38,16 @@ apiVersion: apps/v1
 kind: Deployment
 metadata: {name: dns, namespace: kube-system}
 spec:
+  replicas: 2
   selector: {matchLabels: {k8s-app: kube-dns}}
   template:
     metadata: {labels: {k8s-app: kube-dns}}
     spec:
       serviceAccountName: dns
+      topologySpreadConstraints:
+        - {maxSkew: 1, topologyKey: kubernetes.io/hostname, whenUnsatisfiable: ScheduleAnyway, labelSelector: {matchLabels: {k8s-app: kube-dns}}}
       containers:
-        - {name: dns, image: localhost/agentyard/dns:dev, imagePullPolicy: Never, securityContext: {runAsUser: 0}}
+        - {name: dns, image: localhost/agentyard/dns:TAG, imagePullPolicy: Never, securityContext: {runAsUser: 0}}
 ---
 apiVersion: v1
 kind: Service
@@ -69,7 +72,7 @@ spec:
 
 // prepare gives the cluster what the chart takes for granted.
 func prepare(ctx context.Context) error {
-	text := manifests
+	text := strings.ReplaceAll(manifests, "dns:TAG", "dns:"+running.tag)
 	for i := range 3 {
 		dir := filepath.Join(cluster.VolumeDir, fmt.Sprint("bus-", i))
 		if err := os.Mkdir(dir, 0o700); err != nil {

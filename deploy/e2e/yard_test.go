@@ -3,14 +3,12 @@
 package e2e
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
+	"net"
 	"net/http"
 	"os"
-	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -51,7 +49,9 @@ func as(t *testing.T, key string) *yardtest.Client {
 	if err != nil {
 		t.Fatal(err)
 	}
-	transport := &http.Transport{MaxIdleConnsPerHost: 64, ResponseHeaderTimeout: patience}
+	// A connection to a node that is cut off ends within 20 s.
+	dialer := &net.Dialer{Timeout: 10 * time.Second, KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 5 * time.Second, Interval: 5 * time.Second, Count: 3}}
+	transport := &http.Transport{DialContext: dialer.DialContext, MaxIdleConnsPerHost: 64, ResponseHeaderTimeout: patience}
 	t.Cleanup(transport.CloseIdleConnections)
 	return &yardtest.Client{URL: "http://" + service.Spec.ClusterIP, Key: key, HTTP: &http.Client{Transport: transport}}
 }
@@ -127,22 +127,11 @@ func ready(p corev1.Pod) bool {
 // kill ends a program in a pod with SIGKILL, as the kernel would when memory is short.
 func kill(t *testing.T, p corev1.Pod, program string) {
 	t.Helper()
-	files, err := filepath.Glob("/proc/[0-9]*/cgroup")
-	if err != nil {
-		t.Fatal(err)
-	}
 	killed := false
-	for _, file := range files {
-		groups, err := os.ReadFile(file)
-		if err != nil || !bytes.Contains(groups, []byte("pod"+string(p.UID))) {
-			continue
-		}
-		comm, _ := os.ReadFile(filepath.Join(filepath.Dir(file), "comm"))
-		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(file)))
-		if err == nil && strings.TrimSpace(string(comm)) == program {
-			if err := syscall.Kill(pid, syscall.SIGKILL); err == nil {
-				killed = true
-			}
+	for _, pid := range processesOf(t, p) {
+		comm, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
+		if strings.TrimSpace(string(comm)) == program && syscall.Kill(pid, syscall.SIGKILL) == nil {
+			killed = true
 		}
 	}
 	if !killed {
@@ -154,7 +143,12 @@ func kill(t *testing.T, p corev1.Pod, program string) {
 // eventually waits for what is expected.
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	deadline := time.After(patience)
+	within(t, patience, what, ok)
+}
+
+func within(t *testing.T, d time.Duration, what string, ok func() bool) {
+	t.Helper()
+	deadline := time.After(d)
 	for !ok() {
 		select {
 		case <-deadline:
