@@ -44,6 +44,7 @@ type attempt struct {
 	turn    turn
 	timeout time.Duration
 	after   uint64 // of the log: seen up to here
+	current bool   // what the log held when the attempt was taken up was seen
 
 	stopping outcome   // what it is when the turn has ended; zero: nobody stops it
 	stopBy   time.Time // then it is not waited for any more
@@ -118,19 +119,20 @@ func (a *attempt) drive(ctx context.Context) (o outcome, ok bool) {
 		return outcome{}, false
 	}
 	follow, stop := context.WithCancel(ctx)
-	events := make(chan api.Event, eventsAhead)
+	events := make(chan *api.Event, eventsAhead) // nil: the head of the log
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		// It ends with its context: the log of a session that was made is there.
-		_ = a.s.events.Follow(follow, a.session.Tenant, a.session.ID, a.after, func(ev api.Event) error {
+		send := func(ev *api.Event) error {
 			select {
 			case events <- ev:
 				return nil
 			case <-follow.Done():
 				return follow.Err()
 			}
-		}, nil)
+		}
+		// It ends with its context: the log of a session that was made is there.
+		_ = a.s.events.Follow(follow, a.session.Tenant, a.session.ID, a.after, func(ev api.Event) error { return send(&ev) }, func() { _ = send(nil) })
 	}()
 	defer func() { <-ended }()
 	defer stop()
@@ -366,10 +368,17 @@ func (a *attempt) readRest(ctx context.Context) {
 	}
 }
 
-// see takes an event of the session into account, and writes when the task's state changes with it.
-func (a *attempt) see(ctx context.Context, ev api.Event) {
-	a.after = max(a.after, ev.Seq)
-	if !a.turn.take(ev) || a.turn.ended {
+// see takes an event of the session into account, nil for the head of its log, and writes when the task's state changes with it. What was before
+// the head another may have written: the state is not taken back to it.
+func (a *attempt) see(ctx context.Context, ev *api.Event) {
+	news := false
+	if ev == nil {
+		a.current, news = true, a.turn.began
+	} else {
+		a.after = max(a.after, ev.Seq)
+		news = a.turn.take(*ev)
+	}
+	if !news || !a.current || a.turn.ended {
 		return
 	}
 	want := api.TaskRunning

@@ -58,7 +58,8 @@ func (r *repoTasks) run(t *testing.T, spec api.TaskSpec, each func(*api.Change[a
 	if spec.Profile == "" {
 		spec.Profile = "coder"
 	}
-	s := follow(t, r.y.Client, spec, each)
+	s := new(taskStory)
+	s.follow(t, r.y.Client, spec, each)
 	r.tasks = append(r.tasks, s.task)
 	return s
 }

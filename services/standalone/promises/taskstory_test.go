@@ -33,11 +33,11 @@ type taskStory struct {
 const storyWithin = 3 * time.Minute
 
 // follow makes a task and follows it to its end. It calls each, if there is one, for each change and each event.
-func follow(t *testing.T, c *yardtest.Client, spec api.TaskSpec, each func(*api.Change[api.Task], *api.Event)) *taskStory {
+func (s *taskStory) follow(t *testing.T, c *yardtest.Client, spec api.TaskSpec, each func(*api.Change[api.Task], *api.Event)) {
 	t.Helper()
 	var made api.Task
 	c.Must(t, http.MethodPost, "/api/v1/tasks", spec, &made)
-	s := &taskStory{task: made, socket: make(chan []api.Event, 1)}
+	s.task, s.socket = made, make(chan []api.Event, 1)
 	stuck := time.AfterFunc(storyWithin, func() {
 		var now api.Task
 		c.Must(t, http.MethodGet, "/api/v1/tasks/"+made.ID, nil, &now)
@@ -65,7 +65,6 @@ func follow(t *testing.T, c *yardtest.Client, spec api.TaskSpec, each func(*api.
 		}
 		return true
 	})
-	return s
 }
 
 // listen follows the session over /ws until the message's turn has ended.
