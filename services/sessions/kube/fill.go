@@ -161,7 +161,11 @@ func (r *Runtime) makeWarm(ctx context.Context, spec generic, shape string, dry 
 		return classify(err, "make what is around a pod of the pool")
 	}
 	stripped, _ := strip(made) // of a pod it has no error
-	r.observe(stripped.(*corev1.Pod), false)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.warm[made.Name] == nil && r.byName[made.Name] == nil { // the watch may have been faster, and knows more
+		r.observeLocked(stripped.(*corev1.Pod), false)
+	}
 	return nil
 }
 
@@ -187,6 +191,11 @@ func (r *Runtime) removeWarm(ctx context.Context, w *warm) error {
 		return nil
 	}
 	if apierrors.IsNotFound(err) {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if r.warm[w.name] == w {
+			r.leaveLocked(w)
+		}
 		return nil
 	}
 	return err

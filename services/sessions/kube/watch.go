@@ -54,10 +54,14 @@ func (r *Runtime) follow(ctx context.Context, client kubernetes.Interface, parts
 
 // observe takes news of a pod, from the watch or from the answer to its creation.
 func (r *Runtime) observe(p *corev1.Pod, initial bool) {
-	w, waits := warmOf(p)
-	i, mine := identify(p.Labels)
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.observeLocked(p, initial)
+}
+
+func (r *Runtime) observeLocked(p *corev1.Pod, initial bool) {
+	w, waits := warmOf(p)
+	i, mine := identify(p.Labels)
 	if waits {
 		r.observeWarmLocked(p, w)
 		return
