@@ -73,6 +73,7 @@ func (d *Daemon) Add(name string, run func(ctx context.Context) error) {
 // Run runs until an actor returns or ctx ends or a signal arrives. A second signal ends the process at once. A signal is not an error.
 // The error is that of the actor that ended first, joined by those of actors that did not stop well.
 func (d *Daemon) Run(ctx context.Context) error {
+	KeepHeapFloor()
 	// Two: the one that stops gracefully and the one that does not wait for it.
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)

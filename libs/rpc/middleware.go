@@ -135,7 +135,11 @@ func (s *Server) limit(next endpoint.Endpoint) endpoint.Endpoint {
 // timeout bounds one operation; the caller's own deadline is in ctx already.
 func (s *Server) timeout(next endpoint.Endpoint) endpoint.Endpoint {
 	return func(ctx context.Context, request any) (any, error) {
-		ctx, cancel := context.WithTimeout(ctx, request.(*call).h.timeout)
+		most := request.(*call).h.timeout
+		if t, ok := ctx.Deadline(); ok && time.Until(t) <= most {
+			return next(ctx, request)
+		}
+		ctx, cancel := context.WithTimeout(ctx, most)
 		defer cancel()
 		return next(ctx, request)
 	}

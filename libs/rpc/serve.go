@@ -96,7 +96,7 @@ func (s *Server) receive(msg *nats.Msg) {
 		s.refuse(c, c.h.info.Verb, s.overloaded())
 		return
 	}
-	go s.serve(c) // Run waits for it: drain takes its place in the pool
+	s.crew.Go(func() { s.serve(c) }) // Run waits for it: drain takes its place in the pool
 }
 
 // route reads the verb, and for a runner's request who asks, from the subject.

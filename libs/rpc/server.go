@@ -13,6 +13,7 @@ import (
 
 	"agentyard.dev/libs/api"
 	"agentyard.dev/libs/bus"
+	"agentyard.dev/libs/parts"
 )
 
 // Defaults and bounds of a server.
@@ -48,6 +49,7 @@ type Server struct {
 	handlers map[string]*handler // by verb; not written after Run began
 	work     *pool
 	long     *pool
+	crew     parts.Crew // serves
 	running  atomic.Bool
 	ready    chan struct{} // closed when the bus has confirmed the subscriptions
 
@@ -185,6 +187,7 @@ func (s *Server) drain(subs []*subscription) error {
 	if left := s.work.drain(wait) + s.long.drain(wait); left > 0 {
 		return fmt.Errorf("%d operations did not end in time", left)
 	}
+	s.crew.Wait()
 	if !s.nc.IsConnected() {
 		return nil
 	}

@@ -73,8 +73,8 @@ func (s *Service) enqueue(ctx context.Context, p api.Principal, specs []api.Task
 		recs[i].ID = api.NewID(api.KindTask)
 		if req.key != "" {
 			recs[i].ID = api.DeriveID(api.KindTask, p.Tenant, p.ID, req.key, strconv.Itoa(i))
+			recs[i].RequestHash = hashSpec(specs[i])
 		}
-		recs[i].RequestHash = hashSpec(specs[i])
 	}
 	if req.key != "" {
 		if e, ok := s.view.Get(keyIn(p.Tenant, recs[len(recs)-1].ID)); ok {
@@ -193,6 +193,12 @@ func (s *Service) write(ctx context.Context, p api.Principal, recs []api.TaskRec
 			tasks[i] = s.public(e)
 		}
 		return err
+	}
+	if len(recs) == 1 { // the usual case needs no other goroutine
+		if err := one(ctx, 0); err != nil {
+			return nil, err
+		}
+		return tasks, nil
 	}
 	// Nobody may see a child before its parents.
 	free := func(i int) bool { return recs[i].State != api.TaskBlocked }

@@ -2,11 +2,11 @@ package scheduler
 
 import (
 	"context"
-	"sync"
 	"time"
 
 	"agentyard.dev/libs/api"
 	"agentyard.dev/libs/bus"
+	"agentyard.dev/libs/parts"
 )
 
 const (
@@ -21,7 +21,7 @@ const (
 // dispatcher starts what is next while its shard's lease is held.
 type dispatcher struct {
 	*shard
-	work   sync.WaitGroup
+	work   parts.Crew
 	places chan struct{} // one is taken for each attempt
 	ended  chan struct{}
 }
