@@ -3,6 +3,7 @@ package scheduler
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"sync"
@@ -176,6 +177,42 @@ func TestBatch(t *testing.T) {
 			t.Errorf("%v", err)
 		}
 	})
+	t.Run("refuses what has a circle, and nothing else", func(t *testing.T) {
+		seed := rand.Uint64()
+		r := rand.New(rand.NewPCG(seed, 0))
+		for range 60 {
+			specs := make([]api.TaskSpec, 1+r.IntN(6))
+			needs := map[string][]string{}
+			for i := range specs {
+				specs[i] = api.TaskSpec{Name: fmt.Sprint("t", i), Prompt: "x"}
+				for range r.IntN(3) {
+					specs[i].DependsOn = append(specs[i].DependsOn, fmt.Sprint("t", r.IntN(len(specs))))
+				}
+				needs[specs[i].Name] = specs[i].DependsOn
+			}
+			circle := false
+			for name := range needs {
+				circle = circle || reaches(needs, name, name, map[string]bool{})
+			}
+			_, err := ask(ada, api.CreateTasks, api.CreateTasksRequest{Tasks: specs})
+			if !circle && err == nil {
+				continue
+			}
+			if !circle || api.CodeOf(err) != api.CodeInvalid {
+				t.Fatalf("seed %d: %v; it has a circle: %v; %v", seed, needs, circle, err)
+			}
+			_, told, _ := strings.Cut(err.Error(), "in a circle: ")
+			path := strings.Split(told, " → ")
+			if len(path) < 2 || path[0] != path[len(path)-1] {
+				t.Fatalf("seed %d: %v: %q is no circle", seed, needs, told)
+			}
+			for i, name := range path[1:] {
+				if !slices.Contains(needs[path[i]], name) {
+					t.Fatalf("seed %d: %v: %q says that %s needs %s", seed, needs, told, path[i], name)
+				}
+			}
+		}
+	})
 	t.Run("a parent that did not succeed decides as the child says", func(t *testing.T) {
 		later := time.Now().Add(time.Hour)
 		parent := ada.create(api.TaskSpec{Prompt: "x", NotBefore: &later})
@@ -195,6 +232,22 @@ func TestBatch(t *testing.T) {
 			ada.becomes(ids[policy], want)
 		}
 	})
+}
+
+// reaches reports whether something in what from needs, or in what that needs, is to.
+func reaches(needs map[string][]string, from, to string, been map[string]bool) bool {
+	for _, next := range needs[from] {
+		if next == to {
+			return true
+		}
+		if !been[next] {
+			been[next] = true
+			if reaches(needs, next, to, been) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // TestTakeover stops, and cuts off, the process that dispatches while tasks run; every task must end once.
