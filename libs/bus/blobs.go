@@ -49,7 +49,7 @@ func OpenBlobs(ctx context.Context, c *Conn, cfg BlobsConfig) (*Blobs, error) {
 		Name:        blobStream,
 		Subjects:    []string{blobPrefix + "*.*.*"},
 		Storage:     jetstream.FileStorage,
-		Replicas:    max(cfg.Replicas, 1),
+		Replicas:    max(cfg.Replicas, c.replicas),
 		MaxAge:      cfg.MaxAge,
 		MaxBytes:    cfg.MaxBytes,
 		Discard:     jetstream.DiscardNew,
