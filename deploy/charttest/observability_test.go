@@ -6,6 +6,7 @@ import (
 	"go/parser"
 	"go/token"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -325,6 +326,51 @@ func TestCollectorExample(t *testing.T) {
 			if !used[kind+"/"+name] {
 				t.Errorf("no pipeline uses %s in %s", name, kind)
 			}
+		}
+	}
+}
+
+// What a person is told to look at exists.
+func TestDocumentsNameWhatIsExported(t *testing.T) {
+	metrics := exported(t)
+	ours := regexp.MustCompile(`\b(?:agentyard|yard)_[a-z_]+`)
+	files, err := filepath.Glob(filepath.Join(Root, "docs", "*.md"))
+	if err != nil || len(files) == 0 {
+		t.Fatalf("docs: %v", err)
+	}
+	found := 0
+	for _, file := range append(files, filepath.Join(Root, "README.md"), filepath.Join(Root, "deploy", "examples", "otel-collector.yaml")) {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range ours.FindAllString(string(data), -1) {
+			found++
+			if strings.HasSuffix(name, "_") { // all that begin so
+				if !slices.ContainsFunc(slices.Collect(maps.Keys(metrics)), func(m string) bool { return strings.HasPrefix(m, name) }) {
+					t.Errorf("%s: nothing exports %s…", filepath.Base(file), name)
+				}
+				continue
+			}
+			if _, ok := metrics[name]; !ok && metrics[histogramParts.ReplaceAllString(name, "")] == nil {
+				t.Errorf("%s: nothing exports %s", filepath.Base(file), name)
+			}
+		}
+	}
+	if found == 0 {
+		t.Error("no document names a metric")
+	}
+}
+
+// What an operator counts first is on a dashboard.
+func TestDashboardsShowSessions(t *testing.T) {
+	data, err := os.ReadFile(filepath.Join(Helm("agentyard"), "dashboards", "work.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"agentyard_sessions{", "agentyard_sessions_pool_runners", "agentyard_session_start_seconds_bucket"} {
+		if !strings.Contains(string(data), name) {
+			t.Errorf("no dashboard shows %s", name)
 		}
 	}
 }

@@ -5,6 +5,8 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"agentyard.dev/libs/api"
 	"agentyard.dev/libs/bus"
 	"agentyard.dev/libs/rpc"
@@ -55,6 +57,8 @@ func (w *warmNode) want(profile string) sessions.PoolSpec {
 func TestPool(t *testing.T) {
 	t.Parallel()
 	y := emptyYard(t, nil)
+	reg := prometheus.NewRegistry()
+	y.metrics = reg
 	w := &warmNode{node: newCluster(y).join(), pools: map[bus.Key]sessions.PoolSpec{
 		{Tenant: "gone", ID: "profile"}: {Tenant: "gone", Profile: "profile", Want: 3}, // a former leader's
 	}}
@@ -72,6 +76,9 @@ func TestPool(t *testing.T) {
 	})
 	if s := w.want("warm").Shape; s.Session != "" || s.Sandbox.Resources.CPUs != 2 || s.Pod.Profile != "warm" || len(s.Credentials) > 0 {
 		t.Errorf("shape %+v", s)
+	}
+	for state, want := range map[string]float64{"wanted": 2, "ready": 1, "coming": 1} {
+		y.eventually("the pool is counted", func() bool { return measured(t, reg, "agentyard_sessions_pool_runners", state) == want })
 	}
 	st, err := rpc.Call(ana, y.client, api.GetPool, api.NameRef{Name: "warm"})
 	if err != nil || st != (api.PoolStatus{Want: 2, Ready: 1, Coming: 1, Reason: "no node takes it"}) {

@@ -29,6 +29,7 @@ func (s *Service) changed(old *bus.Entry[api.SessionRecord], now bus.Entry[api.S
 	if d := s.deps.Declarations; d != nil {
 		d.Changed(now.Key.Tenant, now.Key.ID)
 	}
+	s.gauges.started(old, now)
 	if now.Deleted {
 		s.enqueue(now.Key)
 		return

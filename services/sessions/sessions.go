@@ -79,6 +79,7 @@ type Service struct {
 	tracker *tracker
 	demand  demand
 	metrics *metrics
+	gauges  *gauges
 	ready   chan struct{} // closed when operations are answered
 }
 
@@ -100,10 +101,12 @@ func New(cfg Config, deps Deps) *Service {
 	if deps.Now == nil {
 		deps.Now = time.Now
 	}
-	return &Service{
+	s := &Service{
 		cfg: cfg.withDefaults(), deps: deps, log: deps.Logger, now: deps.Now,
 		reports: bus.NewWorkQueue(), tracker: newTracker(), metrics: newMetrics(deps.Metrics), ready: make(chan struct{}),
 	}
+	s.gauges = newGauges(s, deps.Metrics)
+	return s
 }
 
 // Ready reports nil when the service answers operations.
@@ -199,6 +202,7 @@ func indexes() map[string]func(bus.Entry[api.SessionRecord]) []string {
 	}
 	return map[string]func(entry) []string{
 		indexTenant:     func(e entry) []string { return []string{e.Key.Tenant} },
+		indexState:      func(e entry) []string { return []string{string(e.State.State)} },
 		indexOwner:      func(e entry) []string { return []string{ownerValue(e.Key.Tenant, e.State.Owner)} },
 		indexLiveTenant: func(e entry) []string { return live(e, e.Key.Tenant) },
 		indexLiveOwner:  func(e entry) []string { return live(e, ownerValue(e.Key.Tenant, e.State.Owner)) },
