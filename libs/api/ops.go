@@ -15,6 +15,7 @@ func Operations() []AnyOp {
 		ListDeadLetters, Redrive,
 		CreateSchedule, ListSchedules, PreviewSchedule, GetSchedule, ScheduleHistory, UpdateSchedule, DeleteSchedule, PauseSchedule, ResumeSchedule, RunSchedule, NextTimes,
 		CreateWebhook, ListWebhooks, GetWebhook, UpdateWebhook, DeleteWebhook, RotateWebhook, PingWebhook, ListDeliveries, Redeliver,
+		SweepTasks, SweepSessions,
 		CreateTrafficPolicy, ListTrafficPolicies, GetTrafficPolicy, ApplyTrafficPolicy, DeleteTrafficPolicy, TrafficPolicyHistory,
 		PlanTrafficPolicy, EffectiveTraffic, ListTrafficNodes, GetTrafficSession,
 	}

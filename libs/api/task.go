@@ -154,7 +154,7 @@ type Task struct {
 	Position   int        `json:"position,omitempty"`
 
 	CancelRequested bool `json:"cancel_requested,omitempty"`
-	// DeadLetter marks a task that failed for good. It stays to be looked at until it is retried.
+	// DeadLetter marks a task that failed for good. It stays to be looked at until it is retried, or its retention ends.
 	DeadLetter bool `json:"dead_letter,omitempty"`
 
 	Schedule string `json:"schedule,omitempty"` // the schedule that made it
@@ -241,8 +241,11 @@ type Queue struct {
 	Rates          map[string]Rate `json:"rates,omitempty"`          // by rate key; "*": any other key
 	Ageing         Duration        `json:"ageing,omitempty"`         // a waiting task gains one priority in this time; zero: 30m
 	DefaultTimeout Duration        `json:"default_timeout,omitempty"`
-	CreatedAt      time.Time       `json:"created_at,omitzero"`
-	Rev            uint64          `json:"rev"`
+	// Retention is how long a task is kept after its end, and ArtifactRetention how long its files are. Zero: the service's.
+	Retention         Duration  `json:"retention,omitempty"`
+	ArtifactRetention Duration  `json:"artifact_retention,omitempty"`
+	CreatedAt         time.Time `json:"created_at,omitzero"`
+	Rev               uint64    `json:"rev"`
 }
 
 // Revision implements Revisioned.

@@ -20,8 +20,13 @@ type Config struct {
 	StartTimeout time.Duration
 	// InterruptGrace is how long an interrupted agent may take to end its turn before its session is stopped.
 	InterruptGrace time.Duration
-	// Sweep is how often sessions are looked for that no task needs any more.
+	// Sweep is how often sessions are looked for that no task needs any more, and tasks and files whose time is over.
 	Sweep time.Duration
+	// Retention is how long a task is kept after its end with its history and its files, DeadRetention how long one that failed for
+	// good, ArtifactRetention how long files are, if that is less. Zero: for ever. A queue may say otherwise, but for dead letters.
+	Retention         time.Duration
+	DeadRetention     time.Duration
+	ArtifactRetention time.Duration
 	// MaxArtifacts bounds the files of one task, in bytes.
 	MaxArtifacts int64
 	// WebhookAllowPrivate lets webhooks lead to private addresses and by plain http.
@@ -33,7 +38,7 @@ type Config struct {
 func DefaultConfig() Config {
 	return Config{
 		Shards: 4, Concurrency: 16, MaxWaiting: 1_000_000, Timeout: time.Hour, StartTimeout: 5 * time.Minute,
-		InterruptGrace: 10 * time.Second, Sweep: 15 * time.Second, MaxArtifacts: 256 << 20, Replicas: 1,
+		InterruptGrace: 10 * time.Second, Sweep: 15 * time.Second, Retention: 30 * 24 * time.Hour, DeadRetention: 90 * 24 * time.Hour, MaxArtifacts: 256 << 20, Replicas: 1,
 	}
 }
 
@@ -48,7 +53,10 @@ func (c *Config) Register(fs *flag.FlagSet) {
 	fs.DurationVar(&c.Timeout, "scheduler.timeout", c.Timeout, "of one attempt, unless its task or queue says otherwise")
 	fs.DurationVar(&c.StartTimeout, "scheduler.start-timeout", c.StartTimeout, "how long an assigned task may take to begin")
 	fs.DurationVar(&c.InterruptGrace, "scheduler.interrupt-grace", c.InterruptGrace, "how long an interrupted agent may take to end before its session is stopped")
-	fs.DurationVar(&c.Sweep, "scheduler.sweep", c.Sweep, "how often sessions are looked for that no task needs any more")
+	fs.DurationVar(&c.Sweep, "scheduler.sweep", c.Sweep, "how often sessions are looked for that no task needs any more, and tasks and files whose time is over")
+	fs.DurationVar(&c.Retention, "scheduler.retention", c.Retention, "keep a task that has ended for so long, unless its queue says otherwise; 0: for ever")
+	fs.DurationVar(&c.DeadRetention, "scheduler.dead-retention", c.DeadRetention, "likewise a task that failed for good; 0: for ever")
+	fs.DurationVar(&c.ArtifactRetention, "scheduler.artifact-retention", c.ArtifactRetention, "keep the files of a task that has ended for so long, unless its queue says otherwise; 0: as long as the task")
 	fs.Int64Var(&c.MaxArtifacts, "scheduler.max-artifacts", c.MaxArtifacts, "bytes of the files that one task may leave")
 	fs.BoolVar(&c.WebhookAllowPrivate, "scheduler.webhook-allow-private", c.WebhookAllowPrivate, "let webhooks lead to private addresses and by plain http: when all who may make one may reach your network")
 	fs.IntVar(&c.Replicas, "scheduler.replicas", c.Replicas, "copies of the ledgers on a bus of several servers")
@@ -58,6 +66,11 @@ func (c *Config) Register(fs *flag.FlagSet) {
 func (c Config) Validate() error {
 	if c.Shards < 0 || c.Shards > maxShards {
 		return api.Invalid("/scheduler.shards", "must be 1 to %d", maxShards)
+	}
+	for name, d := range map[string]time.Duration{"retention": c.Retention, "dead-retention": c.DeadRetention, "artifact-retention": c.ArtifactRetention} {
+		if d < 0 {
+			return fmt.Errorf("-scheduler.%s must not be negative", name)
+		}
 	}
 	for name, n := range map[string]int{"concurrency": c.Concurrency, "per-tenant": c.PerTenant, "per-user": c.PerUser, "max-waiting": c.MaxWaiting} {
 		if n < 0 {

@@ -51,7 +51,6 @@ func (d *dispatcher) adopt() {
 }
 
 func (d *dispatcher) run(ctx context.Context) {
-	d.work.Go(func() { d.sweep(ctx) })
 	small := make(chan struct{}, smallWrites)
 	for ctx.Err() == nil {
 		d.mu.Lock()

@@ -14,6 +14,10 @@ type metrics struct {
 	tasks *prometheus.GaugeVec
 	ended *prometheus.CounterVec
 	wait  prometheus.Histogram
+	// Of housekeeping.
+	leading prometheus.Gauge
+	sweeps  prometheus.Counter
+	swept   *prometheus.CounterVec
 }
 
 func newMetrics(r prometheus.Registerer) *metrics {
@@ -24,9 +28,17 @@ func newMetrics(r prometheus.Registerer) *metrics {
 			Name: "agentyard_task_wait_seconds", Help: "From queued to assigned, of what this process assigned.",
 			Buckets: []float64{.001, .0025, .005, .01, .025, .1, .5, 1, 5, 30, 120, 600, 3600},
 		}),
+		leading: prometheus.NewGauge(prometheus.GaugeOpts{Name: "agentyard_scheduler_housekeeping", Help: "1 while this replica sweeps."}),
+		sweeps:  prometheus.NewCounter(prometheus.CounterOpts{Name: "agentyard_scheduler_sweeps_total", Help: "Sweeps that this process made."}),
+		swept: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "agentyard_scheduler_swept_total", Help: "What sweeps removed or ended, by kind.",
+		}, []string{"kind"}),
+	}
+	for _, kind := range sweepKinds {
+		m.swept.WithLabelValues(string(kind))
 	}
 	if r != nil {
-		r.MustRegister(m.tasks, m.ended, m.wait)
+		r.MustRegister(m.tasks, m.ended, m.wait, m.leading, m.sweeps, m.swept)
 	}
 	return m
 }

@@ -207,35 +207,6 @@ func (s *Service) endSession(ctx context.Context, session bus.Key, owner, task s
 	return err
 }
 
-// sweep ends sessions that were made for a task and that no attempt needs any more: what a killed process left.
-func (d *dispatcher) sweep(ctx context.Context) {
-	tick := time.NewTicker(d.s.cfg.Sweep)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
-		var left []bus.Entry[api.SessionRecord]
-		d.s.sessions.All(func(e bus.Entry[api.SessionRecord]) bool {
-			if e.State.Labels[labelTask] != "" && !e.State.State.Final() && e.State.State != api.StateStopping {
-				left = append(left, e)
-			}
-			return true
-		})
-		for _, e := range left {
-			task, ok := d.s.view.Get(keyIn(e.Key.Tenant, e.State.Labels[labelTask]))
-			if !ok || d.s.shardOf(task.State.Queue) != d.shard || !superfluous(task.State, e) {
-				continue
-			}
-			if err := d.s.endSession(ctx, e.Key, e.State.Owner, task.Key.ID); err != nil && ctx.Err() == nil {
-				d.s.log.WarnContext(ctx, "session not ended; it is tried again", "tenant", e.Key.Tenant, "task", task.Key.ID, "session", e.Key.ID, "code", api.CodeOf(err), "err", err)
-			}
-		}
-	}
-}
-
 // superfluous reports whether a session was made for a task that does not need it. The label alone proves nothing: whoever makes a session may
 // write it. The session's id does, which derives from the assignment.
 func superfluous(task api.TaskRecord, session bus.Entry[api.SessionRecord]) bool {

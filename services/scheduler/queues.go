@@ -92,6 +92,8 @@ func checkQueue(q api.Queue) error {
 	}
 	checkDuration(&bad, "/ageing", q.Ageing)
 	checkDuration(&bad, "/default_timeout", q.DefaultTimeout)
+	checkDuration(&bad, "/retention", q.Retention)
+	checkDuration(&bad, "/artifact_retention", q.ArtifactRetention)
 	return bad.Err()
 }
 

@@ -39,6 +39,8 @@ type Deps struct {
 	Now     func() time.Time      // nil: time.Now
 	// Denied, if set, is told of each refused operation. It must not block.
 	Denied func(ctx context.Context, op api.OpInfo, p api.Principal, err error)
+	// Did, if set, is told of each thing that the service did by itself, for the audit log. It must not block.
+	Did func(tenant, action, object, detail string)
 	// Execute, if set, runs a task in the place of a session. It is for measuring what the rest costs.
 	Execute func(ctx context.Context, t api.Task) api.TaskResult
 }
@@ -86,6 +88,9 @@ func New(cfg Config, deps Deps) *Service {
 	}
 	if deps.Now == nil {
 		deps.Now = time.Now
+	}
+	if deps.Did == nil {
+		deps.Did = func(string, string, string, string) {}
 	}
 	s := &Service{
 		cfg: cfg.withDefaults(), deps: deps, log: deps.Logger, now: deps.Now, id: api.NewID('r'),
@@ -135,6 +140,7 @@ func (s *Service) Run(ctx context.Context) error {
 	for _, sh := range s.shards {
 		group.Go("dispatch", func(ctx context.Context) error { return s.lead(ctx, sh) })
 	}
+	group.Go("keep house", s.keepHouse)
 	server := rpc.NewServer(s.deps.Bus, rpc.ServerConfig{
 		Service: "scheduler", Auth: s.deps.Auth, Logger: s.log, Metrics: s.deps.Metrics, Denied: s.deps.Denied,
 	})
@@ -233,6 +239,7 @@ func (s *Service) register(server *rpc.Server) {
 	rpc.Handle(server, api.GetQueueStats, s.queueStats)
 	rpc.Handle(server, api.ListDeadLetters, s.deadLetters)
 	rpc.Handle(server, api.Redrive, s.redrive)
+	rpc.HandleLong(server, api.SweepTasks, sweepTimeout+10*time.Second, s.sweepTasks)
 	s.schedules.Register(server)
 	s.webhooks.Register(server)
 }

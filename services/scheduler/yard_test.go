@@ -51,6 +51,12 @@ type replica struct {
 // start starts a replica and waits until it answers. execute takes the place of sessions.
 func (y *yard) start(cfg Config, execute func(context.Context, api.Task) api.TaskResult) *replica {
 	y.t.Helper()
+	return y.startWith(cfg, execute, func(*Deps) {})
+}
+
+// startWith is start with other dependencies.
+func (y *yard) startWith(cfg Config, execute func(context.Context, api.Task) api.TaskResult, change func(*Deps)) *replica {
+	y.t.Helper()
 	creds, err := y.ring.ServiceCredentials("scheduler")
 	if err != nil {
 		y.t.Fatal(err)
@@ -61,7 +67,9 @@ func (y *yard) start(cfg Config, execute func(context.Context, api.Task) api.Tas
 		y.t.Fatal(err)
 	}
 	keys := trust.New(conn, log)
-	s := New(cfg, Deps{Bus: conn, Auth: token.NewVerifier(keys, keys, nil), Logger: log, Execute: execute})
+	deps := Deps{Bus: conn, Auth: token.NewVerifier(keys, keys, nil), Logger: log, Execute: execute}
+	change(&deps)
+	s := New(cfg, deps)
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	wg.Go(func() {

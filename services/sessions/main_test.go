@@ -63,6 +63,7 @@ type yard struct {
 
 	logs         io.Writer             // gets a copy of what the service and its runtime log, if set
 	metrics      prometheus.Registerer // of the service; nil: none
+	did          func(tenant, action, object, detail string)
 	declarations sessions.Declarations // nil: none
 
 	stop func()
@@ -173,7 +174,7 @@ func (y *yard) serve(runtime sessions.Runtime, info sessions.RuntimeInfo) *repli
 		CheckURL: func(ctx context.Context, url string) error {
 			return repo.CheckURL(ctx, url, repo.Policy{AllowPrivate: y.cfg.AllowPrivateRepositories})
 		},
-		Logger: y.logger(), Metrics: y.metrics, Declarations: y.declarations,
+		Logger: y.logger(), Metrics: y.metrics, Did: y.did, Declarations: y.declarations,
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	var killed atomic.Bool

@@ -6,6 +6,7 @@ import "github.com/prometheus/client_golang/prometheus"
 type metrics struct {
 	leading prometheus.Gauge
 	orphans *prometheus.CounterVec
+	swept   *prometheus.CounterVec
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
@@ -19,8 +20,14 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		orphans: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "agentyard_sessions_orphans_total", Help: "What was found without its other half and mended, by kind.",
 		}, []string{"kind"}),
+		swept: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "agentyard_sessions_swept_total", Help: "Sessions that were paused, stopped or removed because a time had passed, by kind.",
+		}, []string{"kind"}),
 	}
-	reg.MustRegister(m.leading, m.orphans)
+	reg.MustRegister(m.leading, m.orphans, m.swept)
+	for _, kind := range sweptKinds {
+		m.swept.WithLabelValues(string(kind))
+	}
 	for _, kind := range orphanKinds {
 		m.orphans.WithLabelValues(kind)
 	}

@@ -154,8 +154,9 @@ func (s *Service) mend(ctx context.Context, f finding) error {
 	return errors.New("there is no such kind of orphan: " + f.kind)
 }
 
-// orphaned counts and tells what was found.
+// orphaned counts and tells what was found and is mended.
 func (s *Service) orphaned(kind string, key bus.Key) {
 	s.metrics.orphans.WithLabelValues(kind).Inc()
 	s.log.Warn("orphan", "op", "reconcile", "kind", kind, "tenant", key.Tenant, "session", key.ID)
+	s.did(key, "orphan: "+kind)
 }

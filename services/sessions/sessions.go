@@ -52,6 +52,8 @@ type Deps struct {
 	Denied func(ctx context.Context, op api.OpInfo, p api.Principal, err error)
 	// Acted, if set, is told of each act on secrets and stored credentials, by name. It must not block.
 	Acted func(ctx context.Context, op api.OpInfo, object string)
+	// Did, if set, is told of what the service did to a session by itself, and why. It must not block.
+	Did func(tenant, action, object, detail string)
 }
 
 // Service is the sessions service.
@@ -236,6 +238,7 @@ func (s *Service) register(server *rpc.Server) {
 	rpc.Handle(server, api.ListCredentials, s.listCredentials)
 	rpc.Handle(server, api.DeleteCredential, s.deleteCredential)
 	rpc.Handle(server, api.RunnerCredential, s.keepCredential)
+	rpc.HandleLong(server, api.SweepSessions, listTimeout+10*time.Second, s.sweepNow)
 	rpc.Handle(server, api.RunnerReport, s.report)
 	rpc.Handle(server, api.RunnerInbox, s.inbox)
 	rpc.Handle(server, api.RunnerResume, s.position)

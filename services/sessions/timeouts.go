@@ -81,10 +81,14 @@ func (s *Service) timeOut(ctx context.Context, e bus.Entry[api.SessionRecord]) (
 				reason += ": " + why
 			}
 		}
-		return true, s.fail(ctx, e, reason)
+		if err := s.fail(ctx, e, reason); err != nil {
+			return true, err
+		}
+		s.swept(api.SweepSessionStart, e.Key, reason)
+		return true, nil
 	case ttlOverdue:
 		reason := fmt.Sprintf("its ttl of %s has passed", rec.TTL)
-		return true, s.end(ctx, e, api.StateStopping, "expire", reason)
+		return true, s.end(ctx, e, api.StateStopping, "expire", reason, api.SweepSessionTTL)
 	case idleOverdue:
 		heard, err := s.heard(ctx, e.Key)
 		if err != nil || heard {
@@ -94,7 +98,7 @@ func (s *Service) timeOut(ctx context.Context, e bus.Entry[api.SessionRecord]) (
 		if rec.IdleAction == api.IdleStop {
 			to = api.StateStopping
 		}
-		return true, s.end(ctx, e, to, "idle", fmt.Sprintf("it was idle for %s", rec.IdleTimeout))
+		return true, s.end(ctx, e, to, "idle", fmt.Sprintf("it was idle for %s", rec.IdleTimeout), api.SweepSessionIdle)
 	case pausedLately:
 		return false, s.bringBackHeard(ctx, e.Key)
 	case retentionOverdue:
@@ -104,18 +108,25 @@ func (s *Service) timeOut(ctx context.Context, e bus.Entry[api.SessionRecord]) (
 		if err := s.events.Purge(ctx, e.Key.Tenant, e.Key.ID); err != nil {
 			return true, err
 		}
-		return true, s.sessions.Purge(ctx, e.Key)
+		if err := s.sessions.Purge(ctx, e.Key); err != nil {
+			return true, err
+		}
+		s.swept(api.SweepSessionEnded, e.Key, fmt.Sprintf("it has ended and was kept for %s", s.cfg.Retention))
+		return true, nil
 	}
 	return false, nil
 }
 
 // end moves a session on because of time, unless somebody was faster.
-func (s *Service) end(ctx context.Context, e bus.Entry[api.SessionRecord], to api.State, verb, reason string) error {
+func (s *Service) end(ctx context.Context, e bus.Entry[api.SessionRecord], to api.State, verb, reason string, kind api.SweepKind) error {
 	_, err := s.move(ctx, e.Key, e.Rev, bus.Meta{Actor: actor, Verb: verb, Reason: reason}, func(rec *api.SessionRecord) error {
 		rec.State, rec.Reason = to, reason
 		rec.IdlePaused = to == api.StatePausing
 		return nil
 	})
+	if err == nil {
+		s.swept(kind, e.Key, reason)
+	}
 	return ignoreConflict(err)
 }
 

@@ -142,13 +142,15 @@ func (y *yard) makeSessions(name string, conn *bus.Conn, logger *slog.Logger) (s
 		return y.stopRunners(ctx, runtime)
 	})
 	keys := y.trust(name, conn, logger)
-	denials := trust.NewDenials(rpc.NewClient(conn, rpc.ClientConfig{Name: name, Metrics: y.daemon.Metrics}), logger)
+	client := rpc.NewClient(conn, rpc.ClientConfig{Name: name, Metrics: y.daemon.Metrics})
+	denials, acts := trust.NewDenials(client, logger), trust.NewActs(client, logger)
 	y.daemon.Add("denials", denials.Run)
+	y.daemon.Add("acts", acts.Run)
 	policy := repo.Policy{AllowPrivate: y.cfg.Sessions.AllowPrivateRepositories}
 	return sessions.New(y.cfg.Sessions, sessions.Deps{
 		Conn: conn, Auth: token.NewVerifier(keys, keys, nil), Logger: logger, Metrics: y.daemon.Metrics,
 		Issuer: y.keys.SessionIssuer(), BusURL: y.server.URL(),
-		Runtime: runtime, Info: runtime.Info(), Denied: denials.Denied, Acted: denials.Acted,
+		Runtime: runtime, Info: runtime.Info(), Denied: denials.Denied, Acted: denials.Acted, Did: acts.Did,
 		Kind:     func(name string) bool { _, ok := agent.LookupKind(name); return ok },
 		CheckURL: func(ctx context.Context, url string) error { return repo.CheckURL(ctx, url, policy) },
 	}), nil
@@ -175,10 +177,12 @@ func (y *yard) stopRunners(ctx context.Context, runtime sessions.Runtime) error 
 
 func (y *yard) makeScheduler(name string, conn *bus.Conn, logger *slog.Logger) (service, error) {
 	keys := y.trust(name, conn, logger)
-	denials := trust.NewDenials(rpc.NewClient(conn, rpc.ClientConfig{Name: name, Metrics: y.daemon.Metrics}), logger)
+	client := rpc.NewClient(conn, rpc.ClientConfig{Name: name, Metrics: y.daemon.Metrics})
+	denials, acts := trust.NewDenials(client, logger), trust.NewActs(client, logger)
 	y.daemon.Add("scheduler denials", denials.Run)
+	y.daemon.Add("scheduler acts", acts.Run)
 	return scheduler.New(y.cfg.Scheduler, scheduler.Deps{
-		Bus: conn, Auth: token.NewVerifier(keys, keys, nil), Logger: logger, Metrics: y.daemon.Metrics, Denied: denials.Denied,
+		Bus: conn, Auth: token.NewVerifier(keys, keys, nil), Logger: logger, Metrics: y.daemon.Metrics, Denied: denials.Denied, Did: acts.Did,
 	}), nil
 }
 

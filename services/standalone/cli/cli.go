@@ -87,7 +87,7 @@ func (a *app) root() *cobra.Command {
 		}
 	}
 	in("client", a.login(), a.logout(), a.session(), a.task(), a.queue(), a.schedule(), a.profile(), a.traffic(), a.keys(), a.users(), a.tenants())
-	in("server", a.up(), a.doctor(), a.bus())
+	in("server", a.up(), a.doctor(), a.bus(), a.sweep())
 	root.AddCommand(a.versionCommand())
 	root.AddCommand(a.hidden()...)
 	strict(root)

@@ -33,18 +33,18 @@ func main() {
 //
 //	┌─ daemon ──────────────────────┐
 //	│ admin: health, ready, metrics │ ◀── operator, kubelet
-//	│ scheduler, trust, denials     │
+//	│ scheduler, trust, audit       │
 //	│    └─ connection ─────────────┼──▶ bus: ledgers, auth, sessions
 //	└───────────────────────────────┘
 func run(args []string, getenv func(string) string) error {
 	var (
 		cfg     = scheduler.DefaultConfig()
-		client  bus.ClientFlags
+		onBus   bus.ClientFlags
 		process daemon.Config
 	)
 	fs := flag.NewFlagSet("scheduler", flag.ContinueOnError)
 	cfg.Register(fs)
-	client.Register(fs)
+	onBus.Register(fs)
 	process.Register(fs)
 	if err := daemon.ParseFlags(fs, args, getenv); err != nil {
 		return err
@@ -54,14 +54,15 @@ func run(args []string, getenv func(string) string) error {
 	if err != nil {
 		return err
 	}
-	conn, err := client.Connect("scheduler", d.Logger)
+	conn, err := onBus.Connect("scheduler", d.Logger)
 	if err != nil {
 		return err
 	}
 	keys := trust.New(conn, d.Logger)
-	denials := trust.NewDenials(rpc.NewClient(conn, rpc.ClientConfig{Name: "scheduler", Metrics: d.Metrics}), d.Logger)
+	client := rpc.NewClient(conn, rpc.ClientConfig{Name: "scheduler", Metrics: d.Metrics})
+	denials, acts := trust.NewDenials(client, d.Logger), trust.NewActs(client, d.Logger)
 	service := scheduler.New(cfg, scheduler.Deps{
-		Bus: conn, Auth: token.NewVerifier(keys, keys, nil), Logger: d.Logger, Metrics: d.Metrics, Denied: denials.Denied,
+		Bus: conn, Auth: token.NewVerifier(keys, keys, nil), Logger: d.Logger, Metrics: d.Metrics, Denied: denials.Denied, Did: acts.Did,
 	})
 
 	d.Ready("trust", keys.Check)
@@ -69,6 +70,7 @@ func run(args []string, getenv func(string) string) error {
 	d.Add("bus", conn.Run)
 	d.Add("trust", keys.Run)
 	d.Add("denials", denials.Run)
+	d.Add("acts", acts.Run)
 	d.Add("scheduler", service.Run)
 	return d.Run(context.Background())
 }

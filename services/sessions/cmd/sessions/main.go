@@ -93,7 +93,8 @@ func run(ctx context.Context, args []string, getenv func(string) string) error {
 		return err
 	}
 	keys := trust.New(conn, d.Logger)
-	denials := trust.NewDenials(rpc.NewClient(conn, rpc.ClientConfig{Name: "sessions", Metrics: d.Metrics}), d.Logger)
+	asks := rpc.NewClient(conn, rpc.ClientConfig{Name: "sessions", Metrics: d.Metrics})
+	denials, acts := trust.NewDenials(asks, d.Logger), trust.NewActs(asks, d.Logger)
 	service := sessions.New(cfg, sessions.Deps{
 		Conn: conn, Auth: token.NewVerifier(keys, keys, nil), Issuer: issuer, BusURL: runnerURL,
 		Runtime: runtime, Info: runtime.Info(),
@@ -101,7 +102,7 @@ func run(ctx context.Context, args []string, getenv func(string) string) error {
 		CheckURL: func(ctx context.Context, url string) error {
 			return repo.CheckURL(ctx, url, repo.Policy{AllowPrivate: cfg.AllowPrivateRepositories})
 		},
-		Declarations: declarations, Denied: denials.Denied, Acted: denials.Acted, Logger: d.Logger, Metrics: d.Metrics,
+		Declarations: declarations, Denied: denials.Denied, Acted: denials.Acted, Did: acts.Did, Logger: d.Logger, Metrics: d.Metrics,
 	})
 
 	d.Ready("trust", keys.Check)
@@ -109,6 +110,7 @@ func run(ctx context.Context, args []string, getenv func(string) string) error {
 	d.Add("bus", conn.Run)
 	d.Add("trust", keys.Run)
 	d.Add("denials", denials.Run)
+	d.Add("acts", acts.Run)
 	d.Add("runtime", runtime.Run)
 	d.Add("sessions", service.Run)
 	return d.Run(ctx)
