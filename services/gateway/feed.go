@@ -122,27 +122,46 @@ func (g *Gateway) serveFeed(w *recorder, r *http.Request, c *caller) {
 		out.close(nil)
 		return
 	}
-	st.end(g.pumpFeed(ctx, st, reader, out, places, resume, follow))
+	st.end(g.pumpFeed(ctx, st, reader, out, feedStart{sessions: true, tasks: true, last: places[0], lastTask: places[1], resume: resume, follow: follow}))
 	out.close(context.Cause(ctx))
 }
 
-func (g *Gateway) pumpFeed(ctx context.Context, st *stream, reader *feedReader, out *sseStream, places []uint64, resume, follow bool) error {
-	catchUp := resume
-	last, lastTask := places[0], places[1]
+// sink takes the events of a feed or of a task. What is not urgent may wait for others to be written with it.
+type sink interface {
+	send(id []byte, event api.EventType, data []byte, now bool) error
+}
+
+// feedStart says what of the feed a reader wants, and where it begins.
+type feedStart struct {
+	sessions, tasks bool
+	last, lastTask  uint64 // told up to here
+	resume          bool   // what has changed since is told first
+	follow          bool
+}
+
+func (g *Gateway) pumpFeed(ctx context.Context, st *stream, reader *feedReader, out sink, start feedStart) error {
+	catchUp := start.resume
+	last, lastTask := start.last, start.lastTask
 	for {
 		p := st.who.Load().Principal
 		// What changes from here on is for the next round: else a change could be passed over
 		// because a later one of another session was sent first.
 		head, taskHead := g.table.head.Load(), g.tasks.head.Load()
 		keys, over := reader.take()
-		taskItems, err := g.taskItems(p, reader, slices.DeleteFunc(slices.Clone(keys), func(k bus.Key) bool { return !isTask(k) }), catchUp || over, lastTask, taskHead)
-		if err != nil {
-			return err
+		var taskItems []feedItem
+		if start.tasks {
+			var err error
+			taskItems, err = g.taskItems(p, reader, slices.DeleteFunc(slices.Clone(keys), func(k bus.Key) bool { return !isTask(k) }), catchUp || over, lastTask, taskHead)
+			if err != nil {
+				return err
+			}
 		}
 		var rows []*row
-		if catchUp || over {
+		switch {
+		case !start.sessions:
+		case catchUp || over:
 			rows = g.table.since(p, last)
-		} else {
+		default:
 			for _, k := range keys {
 				if r, ok := g.table.get(k); ok && r.rev > last && p.CanOn(api.SessionRead, k.Tenant, r.rec.Owner) {
 					rows = append(rows, r)
@@ -179,7 +198,7 @@ func (g *Gateway) pumpFeed(ctx context.Context, st *stream, reader *feedReader, 
 				return err
 			}
 		}
-		if !follow {
+		if !start.follow {
 			return errAtHead
 		}
 		select {

@@ -19,11 +19,19 @@ func FuzzFrame(f *testing.F) {
 	f.Add([]byte(`{"op":"subscribe","session":"saaaaaaaaaaaaaaaa","after":1}`))
 	f.Add([]byte(`{"op":"message","session":"saaaaaaaaaaaaaaaa","content":"x","attachments":[{"name":"a","data":"eA=="}]}`))
 	f.Add([]byte(`{"op":"ping"}{}`))
+	f.Add([]byte(`{"op":"subscribe","feed":"tasks","cursor":"1.2"}`))
+	f.Add([]byte(`{"op":"unsubscribe","task":"taaaaaaaaaaaaaaaa"}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		fr, err := parseFrame(websocket.MessageText, data)
 		if err != nil {
 			if api.CodeOf(err) != api.CodeInvalid {
 				t.Fatalf("code %s of %v", api.CodeOf(err), err)
+			}
+			return
+		}
+		if fr.Task != "" || fr.Feed != "" {
+			if fr.Session != "" || fr.Op != "subscribe" && fr.Op != "unsubscribe" || fr.Task != "" && !api.ValidID(api.KindTask, fr.Task) || fr.Feed != "" && !isFeed(fr.Feed) {
+				t.Fatalf("took %+v", fr)
 			}
 			return
 		}

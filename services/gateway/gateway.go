@@ -112,10 +112,7 @@ func New(cfg Config, deps Deps) (*Gateway, error) {
 	g.auth = newAuthn(verifier, func(ctx context.Context, req api.ExchangeRequest) (api.TokenResponse, error) {
 		return rpc.Call(ctx, g.rpc, api.Exchange, req)
 	})
-	g.streams = newStreams(g.auth, g.metrics, cfg.MaxStreams, func(c *caller, key bus.Key) error {
-		_, err := g.table.find(c.Principal, key.ID, api.SessionRead)
-		return err
-	})
+	g.streams = newStreams(g.auth, g.metrics, cfg.MaxStreams, g.visible)
 	g.feed = newFeed()
 	g.table = newTable(deps.Bus, g.onSession)
 	g.tasks, g.blobs = newTasks(deps.Bus, g.feed.notify), bus.ReadBlobs(deps.Bus)

@@ -107,8 +107,11 @@ func (g *Gateway) taskItems(p api.Principal, reader *feedReader, keys []bus.Key,
 
 // task asks the scheduler for a task in the caller's name.
 func (g *Gateway) task(r *http.Request, c *caller) (api.Task, error) {
-	ctx := token.WithRaw(api.WithPrincipal(r.Context(), c.Principal), c.raw)
-	return rpc.Call(ctx, g.rpc, api.GetTask, api.TaskRef{ID: r.PathValue("id")})
+	return g.taskOf(r.Context(), c, r.PathValue("id"))
+}
+
+func (g *Gateway) taskOf(ctx context.Context, c *caller, id string) (api.Task, error) {
+	return rpc.Call(token.WithRaw(api.WithPrincipal(ctx, c.Principal), c.raw), g.rpc, api.GetTask, api.TaskRef{ID: id})
 }
 
 // serveArtifact is GET /api/v1/tasks/{id}/artifacts/{path}: one file that a task left, as a download.
@@ -184,20 +187,22 @@ func (g *Gateway) serveTaskEvents(w *recorder, r *http.Request, c *caller) {
 		return
 	}
 	defer st.close()
-	e := &taskEvents{g: g, st: st, out: g.newSSE(w), key: bus.Key{Tenant: t.Tenant, ID: t.ID}, owner: t.Owner, rev: places[0], seq: places[1], follow: follow}
+	out := g.newSSE(w)
 	if r.Method == http.MethodHead {
-		e.out.close(nil)
+		out.close(nil)
 		return
 	}
+	e := &taskEvents{g: g, st: st, out: out, end: st.end, key: bus.Key{Tenant: t.Tenant, ID: t.ID}, owner: t.Owner, rev: places[0], seq: places[1], follow: follow}
 	st.end(e.run(ctx))
-	e.out.close(context.Cause(ctx))
+	out.close(context.Cause(ctx))
 }
 
 // taskEvents is one stream of a task's events.
 type taskEvents struct {
 	g      *Gateway
 	st     *stream
-	out    *sseStream
+	out    sink
+	end    context.CancelCauseFunc // ends the context of run
 	key    bus.Key
 	owner  string
 	follow bool
@@ -253,7 +258,7 @@ func (e *taskEvents) allowed() error {
 	if e.st.who.Load().CanOn(api.TaskRead, e.key.Tenant, e.owner) {
 		return nil
 	}
-	e.st.end(errNoTask)
+	e.end(errNoTask)
 	return errNoTask
 }
 

@@ -114,6 +114,9 @@ type frame struct {
 	Ref            string           `json:"ref"` // the client's own mark, which the answer repeats
 	Session        string           `json:"session"`
 	After          uint64           `json:"after"`
+	Task           string           `json:"task"`   // in the place of Session: its changes and what its sessions say
+	Feed           string           `json:"feed"`   // likewise: the changes of all "tasks", "sessions", or "all"
+	Cursor         string           `json:"cursor"` // of the last change of Task or Feed that the client has
 	Content        string           `json:"content"`
 	Attachments    []api.Attachment `json:"attachments"`
 	ApprovalID     string           `json:"approval_id"`
@@ -126,6 +129,8 @@ type reply struct {
 	Op      string   `json:"op,omitempty"`
 	Ref     string   `json:"ref,omitempty"`
 	Session string   `json:"session,omitempty"`
+	Task    string   `json:"task,omitempty"`
+	Feed    string   `json:"feed,omitempty"`
 	ID      string   `json:"id,omitempty"`
 	Seq     uint64   `json:"seq,omitempty"`
 	Code    api.Code `json:"code,omitempty"`
@@ -180,6 +185,12 @@ func parseFrame(typ websocket.MessageType, data []byte) (frame, error) {
 	switch f.Op {
 	case "ping":
 	case "subscribe", "unsubscribe", "message", "interrupt", "approve":
+		if f.Task != "" || f.Feed != "" || f.Cursor != "" {
+			if err := checkChanges(f); err != nil {
+				return frame{Op: f.Op, Ref: f.Ref}, err
+			}
+			return f, nil
+		}
 		if !api.ValidID(api.KindSession, f.Session) {
 			return frame{Op: f.Op, Ref: f.Ref}, api.Invalid("/session", "must be a session's id")
 		}
@@ -206,10 +217,13 @@ func (s *socket) answer(ctx context.Context, f frame) error {
 	case "ping":
 		return s.write(ctx, "pong", reply{Ref: f.Ref})
 	case "subscribe":
+		if f.Session == "" {
+			return s.subscribeChanges(ctx, f)
+		}
 		return s.subscribe(ctx, f)
 	case "unsubscribe":
-		if !s.st.unfollow(s.key(f.Session)) {
-			err = api.Errorf(api.CodeNotFound, "this connection does not follow the session")
+		if !s.st.unfollow(s.key(f.Session + f.Task + f.Feed)) { // one of them
+			err = api.Errorf(api.CodeNotFound, "this connection does not follow it")
 		}
 	default:
 		got, err = s.operate(ctx, f)
@@ -217,21 +231,28 @@ func (s *socket) answer(ctx context.Context, f frame) error {
 	if err != nil {
 		return s.fail(ctx, f, err)
 	}
-	return s.write(ctx, "ack", reply{Op: f.Op, Ref: f.Ref, Session: f.Session, ID: got.ID, Seq: got.Seq})
+	return s.write(ctx, "ack", reply{Op: f.Op, Ref: f.Ref, Session: f.Session, Task: f.Task, Feed: f.Feed, ID: got.ID, Seq: got.Seq})
+}
+
+// caller returns who the client is now, if it may ask for something more.
+func (s *socket) caller(ctx context.Context) (*caller, error) {
+	g, c := s.g, s.st.who.Load()
+	if !g.auth.fresh(ctx, c) {
+		var err error
+		if c, err = g.auth.caller(ctx, c.credential, ""); err != nil {
+			return nil, err
+		}
+	}
+	return c, g.allowPrincipal(ctx, http.Header{}, g.deps.Limiter, c)
 }
 
 // operate asks the sessions service, as the REST calls of the same names do.
 func (s *socket) operate(ctx context.Context, f frame) (api.Accepted, error) {
 	ctx, cancel := context.WithTimeout(ctx, opTimeout)
 	defer cancel()
-	g, c := s.g, s.st.who.Load()
-	if !g.auth.fresh(ctx, c) {
-		var err error
-		if c, err = g.auth.caller(ctx, c.credential, ""); err != nil {
-			return api.Accepted{}, err
-		}
-	}
-	if err := g.allowPrincipal(ctx, http.Header{}, g.deps.Limiter, c); err != nil {
+	g := s.g
+	c, err := s.caller(ctx)
+	if err != nil {
 		return api.Accepted{}, err
 	}
 	ctx = token.WithRaw(api.WithPrincipal(ctx, c.Principal), c.raw)
@@ -301,7 +322,7 @@ func (s *socket) event(ctx context.Context, ev *bus.HubEvent) error {
 
 func (s *socket) fail(ctx context.Context, f frame, err error) error {
 	e := api.Redact(err)
-	return s.write(ctx, "error", reply{Op: f.Op, Ref: f.Ref, Session: f.Session, Code: e.Code, Detail: e.Detail})
+	return s.write(ctx, "error", reply{Op: f.Op, Ref: f.Ref, Session: f.Session, Task: f.Task, Feed: f.Feed, Code: e.Code, Detail: e.Detail})
 }
 
 func (s *socket) write(ctx context.Context, kind string, r reply) error {

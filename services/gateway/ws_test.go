@@ -29,10 +29,12 @@ type ws struct {
 
 // said is one server frame.
 type said struct {
-	Event *api.Event `json:"event"`
-	Ack   *reply     `json:"ack"`
-	Error *reply     `json:"error"`
-	Pong  *reply     `json:"pong"`
+	Event  *api.Event   `json:"event"`
+	Change *changeFrame `json:"change"`
+	Ack    *reply       `json:"ack"`
+	Error  *reply       `json:"error"`
+	Pong   *reply       `json:"pong"`
+	End    *reply       `json:"end"`
 }
 
 func openWS(t testing.TB, g *Gateway, cred string) *ws {
