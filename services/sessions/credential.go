@@ -10,9 +10,9 @@ import (
 
 	"agentyard.dev/libs/api"
 	"agentyard.dev/libs/bus"
+	"agentyard.dev/libs/seal"
 	"agentyard.dev/services/sessions/authfile"
 	"agentyard.dev/services/sessions/launch"
-	"agentyard.dev/services/sessions/seal"
 )
 
 // maxCredentials bounds one user's stored files.

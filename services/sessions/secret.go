@@ -7,7 +7,7 @@ import (
 
 	"agentyard.dev/libs/api"
 	"agentyard.dev/libs/bus"
-	"agentyard.dev/services/sessions/seal"
+	"agentyard.dev/libs/seal"
 )
 
 const (

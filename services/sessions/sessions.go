@@ -25,7 +25,7 @@ import (
 	"agentyard.dev/libs/bus"
 	"agentyard.dev/libs/parts"
 	"agentyard.dev/libs/rpc"
-	"agentyard.dev/services/sessions/seal"
+	"agentyard.dev/libs/seal"
 )
 
 // actor is who changes a session when nobody asked.

@@ -6,7 +6,7 @@ import (
 	"strings"
 	"testing"
 
-	"agentyard.dev/services/sessions/seal"
+	"agentyard.dev/libs/seal"
 )
 
 func key(b byte) []byte { return bytes.Repeat([]byte{b}, 32) }
