@@ -21,12 +21,14 @@ type View[T any] struct {
 	mu      sync.RWMutex
 	items   map[Key]*viewItem[T]
 	index   map[string]*viewIndex[T]
+	indexes []*viewIndex[T]              // the same, in the order of viewItem.values
 	maxAge  time.Duration                // of the stream
 	seen    uint64                       // every change up to this revision was applied
 	ahead   map[Key]uint64               // tombstones applied ahead of the consumer
 	waiters map[Key]map[*waiter]struct{} // who waits for a key
 	expiry  []expiring                   // with MaxAge: in order of revision
 	changes []viewChange[T]              // OnChange has yet to be called for
+	spare   []viewChange[T]              // what changes uses next; guarded by feedMu
 	running bool
 
 	ready     chan struct{}
@@ -51,7 +53,7 @@ type ViewConfig[T any] struct {
 
 type viewItem[T any] struct {
 	entry  Entry[T]
-	values map[string][]string // by index name
+	values [][]string // by index, as in View.indexes
 }
 
 type viewChange[T any] struct {
@@ -83,7 +85,8 @@ func (l *Ledger[T]) View(cfg ViewConfig[T]) *View[T] {
 		running: true, // changes that are applied before Run are told by Run
 	}
 	for name, f := range cfg.Indexes {
-		v.index[name] = newViewIndex(f)
+		ix := newViewIndex(f)
+		v.index[name], v.indexes = ix, append(v.indexes, ix)
 	}
 	l.view.Store(v)
 	return v
@@ -270,18 +273,18 @@ func (v *View[T]) applyLocked(e Entry[T], fed bool) {
 func (v *View[T]) insertLocked(e Entry[T]) {
 	it := &viewItem[T]{entry: e}
 	v.items[e.Key] = it
-	if len(v.index) > 0 {
-		it.values = make(map[string][]string, len(v.index))
+	if len(v.indexes) > 0 {
+		it.values = make([][]string, len(v.indexes))
 	}
-	for name, ix := range v.index {
-		it.values[name] = ix.values(e)
-		ix.add(it, it.values[name])
+	for i, ix := range v.indexes {
+		it.values[i] = ix.values(e)
+		ix.add(it, it.values[i])
 	}
 }
 
 func (v *View[T]) removeLocked(it *viewItem[T]) {
-	for name, ix := range v.index {
-		ix.remove(it, it.values[name])
+	for i, ix := range v.indexes {
+		ix.remove(it, it.values[i])
 	}
 	delete(v.items, it.entry.Key)
 }
@@ -289,8 +292,8 @@ func (v *View[T]) removeLocked(it *viewItem[T]) {
 // replaceLocked keeps the item in those index lists that the new entry stays in.
 func (v *View[T]) replaceLocked(it *viewItem[T], e Entry[T]) {
 	it.entry = e
-	for name, ix := range v.index {
-		it.values[name] = ix.move(it, it.values[name])
+	for i, ix := range v.indexes {
+		it.values[i] = ix.move(it, it.values[i])
 	}
 }
 

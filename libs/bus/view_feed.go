@@ -122,12 +122,20 @@ func (v *View[T]) watch(ctx context.Context, f *feed, reconnected <-chan struct{
 func (v *View[T]) tell() {
 	v.mu.Lock()
 	changes := v.changes
-	v.changes = nil
+	v.changes = v.spare
 	v.mu.Unlock()
-	for _, c := range changes {
-		v.cfg.OnChange(c.old, c.now)
+	for i := range changes {
+		v.cfg.OnChange(changes[i].old, changes[i].now)
 	}
+	clear(changes) // what they refer to may go
+	if cap(changes) > spareChanges {
+		changes = nil
+	}
+	v.spare = changes[:0]
 }
+
+// spareChanges bounds the room that is kept for changes that are to be told.
+const spareChanges = 1024
 
 // consumerCreated is JetStream's answer to a consumer's creation.
 type consumerCreated struct {
