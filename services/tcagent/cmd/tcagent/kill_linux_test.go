@@ -11,6 +11,7 @@ import (
 	"agentyard.dev/libs/api"
 	"agentyard.dev/libs/bus"
 	"agentyard.dev/libs/bus/bustest"
+	"agentyard.dev/libs/daemon/daemontest"
 	"agentyard.dev/libs/tc"
 	"agentyard.dev/libs/tc/kernel/kerneltest"
 )
@@ -59,14 +60,14 @@ func TestKill(t *testing.T) {
 		t.Helper()
 		tick := time.NewTicker(5 * time.Millisecond)
 		defer tick.Stop()
-		for deadline := time.Now().Add(patience); !ok(); <-tick.C {
+		for deadline := time.Now().Add(30 * time.Second); !ok(); <-tick.C {
 			if time.Now().After(deadline) {
 				t.Fatalf("not %s: the kernel has %v", what, kerneltest.RateOf(t, lab.Node, "h0"))
 			}
 		}
 	}
-	args := []string{"-tcagent.node", "n1", "-tcagent.data", t.TempDir(), "-tcagent.namespace", lab.Node.Path(), "-bus.url", server.URL(), "-bus.credentials", credentialsFile(t, ring)}
-	p := start(t, args...)
+	args := []string{"-tcagent.node", "n1", "-tcagent.data", t.TempDir(), "-tcagent.namespace", lab.Node.Path(), "-bus.url", server.URL(), "-bus.credentials", daemontest.Credentials(t, ring, bus.NodeService)}
+	p := daemontest.Start(t, args...)
 	put(10 * tc.Mbit)
 	wait("in force", func() bool { return kerneltest.RateOf(t, lab.Node, "h0") == 10*tc.Mbit })
 	for i := range 5 {
@@ -75,12 +76,11 @@ func TestKill(t *testing.T) {
 		if i%2 == 0 { // else it dies somewhere in between
 			wait("in force", func() bool { return kerneltest.RateOf(t, lab.Node, "h0") == rate })
 		}
-		_ = p.cmd.Process.Kill()
-		<-p.ended
+		p.Kill()
 		if got := kerneltest.RateOf(t, lab.Node, "h0"); got != rate && got != rate-tc.Mbit {
 			t.Errorf("the agent died, and the kernel has %v", got)
 		}
-		p = start(t, args...)
+		p = daemontest.Start(t, args...)
 		wait("in force again", func() bool { return kerneltest.RateOf(t, lab.Node, "h0") == rate })
 	}
 	hash := put(50 * tc.Mbit)
@@ -93,10 +93,10 @@ func TestKill(t *testing.T) {
 	if err != nil || json.Unmarshal(e.State.Capabilities, &can) != nil || !can.HTB {
 		t.Errorf("the node is reported as %+v %v", e.State, err)
 	}
-	if metrics := p.becomes(t, "/metrics", http.StatusOK); !strings.Contains(metrics, `agentyard_traffic_sessions{state="applied"} 1`) {
+	if metrics := p.Becomes(t, "/metrics", http.StatusOK); !strings.Contains(metrics, `agentyard_traffic_sessions{state="applied"} 1`) {
 		t.Error("/metrics does not tell of the session")
 	}
-	p.stops(t)
+	p.Stops(t)
 	if got := kerneltest.RateOf(t, lab.Node, "h0"); got != 50*tc.Mbit {
 		t.Errorf("the agent stopped, and the kernel has %v", got)
 	}
