@@ -228,7 +228,7 @@ func (s *Service) pool(ctx context.Context, req api.NameRef) (api.PoolStatus, er
 	switch {
 	case !scheduled(profile.Pool, s.now()):
 		out.Reason = "it is outside of the schedule's windows"
-	case out.Reason == "" && out.Ready+out.Coming < out.Want && s.deps.Info.PoolHoldup != nil: // another replica may know why
+	case out.Reason == "" && out.Ready+out.Coming < out.Want && s.deps.Info.PoolHoldup != nil && s.term.Load() == nil: // another replica may know why
 		out.Reason = s.deps.Info.PoolHoldup(ctx, spec)
 	}
 	return out, nil

@@ -135,6 +135,7 @@ type Runtime struct {
 	warm    map[string]*warm  // by name: pods that wait for a session
 	warmBy  map[poolKey]map[string]*warm
 	pools   map[poolKey]*pool
+	asked   map[poolKey]answer // see WhyNot
 }
 
 // lock serialises what is done with one session; users is how many hold or want it.
@@ -161,7 +162,7 @@ func New(cfg Config, deps Deps) *Runtime {
 		locks: map[string]*lock{}, pods: map[string]map[string]*pod{}, byName: map[string]*pod{},
 		volumes: map[string]volume{}, wake: make(chan struct{}, 1), refused: map[string]string{},
 		calm: make(chan struct{}, 1), refill: make(chan struct{}, 1),
-		warm: map[string]*warm{}, warmBy: map[poolKey]map[string]*warm{}, pools: map[poolKey]*pool{},
+		warm: map[string]*warm{}, warmBy: map[poolKey]map[string]*warm{}, pools: map[poolKey]*pool{}, asked: map[poolKey]answer{},
 	}
 }
 

@@ -25,6 +25,8 @@ const (
 	// poolTerm is for how long a pool is kept as it was last asked for: longer than the service takes to ask again, so that whoever
 	// reconciles no more fills no more either.
 	poolTerm = 10 * time.Second
+	// askAgain is how long the cluster's answer to why no pod can be made is believed.
+	askAgain = 5 * time.Second
 	// settledAfter is how long a pod must wait without a fault before earlier faults are forgotten.
 	settledAfter = 10 * time.Second
 	// A pool whose pods cannot be made, or end, is tried again after poolRetryFirst, twice as long each time, up to poolRetryMost.
@@ -323,8 +325,35 @@ func (r *Runtime) choreLocked(now time.Time) (chore, bool) {
 	return best, true
 }
 
-// WhyNot has the cluster say why no pod of a shape can be made now, without making one; "" when one can. Any replica may ask.
+// answer is what the cluster said lately.
+type answer struct {
+	why string
+	at  time.Time
+}
+
+// WhyNot has the cluster say why no pod of a shape can be made now, without making one; "" when one can. Any replica may ask; who asks often is
+// told what was said before, for asking costs the cluster as much as making.
 func (r *Runtime) WhyNot(ctx context.Context, p sessions.PoolSpec) string {
+	key := poolKey{p.Tenant, p.Profile}
+	r.mu.Lock()
+	for k, a := range r.asked {
+		if time.Since(a.at) > askAgain {
+			delete(r.asked, k)
+		}
+	}
+	before, known := r.asked[key]
+	r.mu.Unlock()
+	if known {
+		return before.why
+	}
+	why := r.whyNot(ctx, p)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.asked[key] = answer{why, time.Now()}
+	return why
+}
+
+func (r *Runtime) whyNot(ctx context.Context, p sessions.PoolSpec) string {
 	spec := generic{pod: p.Shape.Pod, limits: p.Shape.Sandbox.Resources, tenant: p.Tenant}
 	spec.pod.Profile = p.Profile
 	if why := unfit(p.Shape.Pod); why != "" {
