@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"sync"
 	"time"
@@ -68,9 +67,6 @@ func benchWarm(ctx context.Context, p *place, r *report) error {
 	}
 	writes := float64(total(after.Writes)-total(before.Writes)) / float64(len(ids))
 	kinds := fmt.Sprintf("%d claims, %d pods for %d", after.Writes["PATCH"]-before.Writes["PATCH"], after.Writes["POST"]-before.Writes["POST"], len(ids))
-	for kind, n := range after.Writes {
-		fmt.Fprintf(os.Stderr, "# %s: %d\n", kind, n-before.Writes[kind])
-	}
 	r.add(figure{name: "kube: API writes of a warm start, refilled", ours: fmt.Sprintf("%.2f", writes), reference: kinds, goal: "≤ 2", held: writes <= 2})
 	if err := p.end(ctx, ids); err != nil {
 		return err
