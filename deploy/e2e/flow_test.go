@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -110,6 +111,17 @@ func TestCreation(t *testing.T) {
 		if status, body, err := member.Do(t.Context(), "GET", "/api/v1/sessions/"+s.ID+"/agent/status", nil); err != nil || status != http.StatusOK {
 			t.Errorf("%d, %v: %s", status, err, body)
 		}
+	})
+	t.Run("one that was put aside comes back for it", func(t *testing.T) {
+		member.Must(t, "POST", "/api/v1/sessions/"+s.ID+"/pause", nil, nil)
+		eventually(t, "it is paused, and its pod gone", func() bool {
+			return get(t, member, s.ID).State == api.StatePaused && len(podsOf(t, sessionSpace, "agentyard.dev/session="+s.ID)) == 0
+		})
+		began := time.Now()
+		if status, body, err := member.Do(t.Context(), "GET", "/api/v1/sessions/"+s.ID+"/agent/status", nil); err != nil || status != http.StatusOK {
+			t.Errorf("%d, %v: %s", status, err, body)
+		}
+		t.Logf("the request was held for %s", time.Since(began).Round(10*time.Millisecond))
 	})
 	end(t, member, s.ID)
 }

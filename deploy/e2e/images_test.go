@@ -68,21 +68,29 @@ func imageFlags(name, pkg, tag string) []string {
 	return args
 }
 
-// buildImages builds all images from this checkout and returns their tarballs.
-func buildImages(ctx context.Context, root, dir, tag string, build imageBuilder) ([]string, error) {
+// buildImages builds all images from this checkout, but for those of a release that the cache has, and returns their tarballs.
+func buildImages(ctx context.Context, h *history, dir string, build imageBuilder) ([]string, error) {
 	libraries, err := shared(ctx, redis)
 	if err != nil {
 		return nil, err
 	}
+	tag := h.tag()
 	images := map[string][]string{
 		"dns":   imageFlags("dns", "./deploy/e2e/dns", tag),
 		"nats":  {"-package", "github.com/nats-io/nats-server/v2", "-path", "/nats-server", "-name", registry + "/nats:" + tag},
 		"redis": append([]string{"-binary", redis, "-path", "/usr/local/bin/redis-server", "-name", registry + "/redis:" + tag}, libraries...),
 	}
-	for name, pkg := range programs {
-		images[name] = imageFlags(name, pkg, tag)
+	have, err := h.cached(tag)
+	if err != nil {
+		for name, pkg := range programs {
+			images[name] = imageFlags(name, pkg, tag)
+		}
 	}
-	return build.all(ctx, root, dir, images)
+	made, err := build.all(ctx, h.root, dir, images)
+	if err == nil && h.head != "" {
+		err = h.keep(ctx, h.root, dir, h.head)
+	}
+	return append(made, have.images...), err
 }
 
 // shared returns the flags that add a program's shared libraries and its loader to an image.

@@ -76,7 +76,7 @@ func run(m *testing.M) (int, error) {
 		return 0, err
 	}
 	running.tag = h.tag()
-	images, err := buildImages(ctx, root, dir, running.tag, builder)
+	images, err := buildImages(ctx, h, dir, builder)
 	if err != nil {
 		return 0, err
 	}
@@ -88,11 +88,6 @@ func run(m *testing.M) (int, error) {
 	default:
 		images = append(images, running.past.images...)
 		stage("the release before is " + running.past.commit)
-	}
-	if h.head != "" {
-		if err := h.keep(ctx, root, dir, h.head); err != nil {
-			return 0, err
-		}
 	}
 	c, err := cluster.Start(ctx, cluster.Config{Nodes: 2, NodeGrace: 20 * time.Second, Images: images})
 	if err != nil {
