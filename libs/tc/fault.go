@@ -107,6 +107,11 @@ type Diversion struct {
 	Loss uint64 `json:"loss,omitempty"`
 }
 
+// Relayed says whether delay, jitter and doubling are not the kernel's part on a node but the agent's: they are no part of the plan then.
+func (f Fault) Relayed(c Capabilities) bool {
+	return (f.Delay != 0 || f.Duplicate != 0) && c.Faults && c.Relay && !c.Netem
+}
+
 // WithFault is the plan with a fault until a moment of the node's CLOCK_BOOTTIME. missing says, for people, which parts of the fault the node cannot do;
 // the plan has the others. A direction without a tree gets one that limits nothing. The plan itself is not changed.
 func (p *Plan) WithFault(f Fault, until uint64, c Capabilities) (plan *Plan, missing []string) {
@@ -114,6 +119,9 @@ func (p *Plan) WithFault(f Fault, until uint64, c Capabilities) (plan *Plan, mis
 	k := compiler{can: c, plan: &Plan{}}
 	if !c.Faults {
 		return p, []string{"faults need eBPF classifiers that know the time: without, nothing would end them when the agent dies"}
+	}
+	if f.Relayed(c) {
+		f.Delay, f.Jitter, f.Duplicate = 0, 0, 0
 	}
 	if f.Delay != 0 && !c.Netem {
 		missing = append(missing, "delay: the kernel has no netem")
@@ -124,7 +132,7 @@ func (p *Plan) WithFault(f Fault, until uint64, c Capabilities) (plan *Plan, mis
 		f.Duplicate = 0
 	}
 	if f == (Fault{Direction: f.Direction}) {
-		return p, missing
+		return p, missing // or all of it is a relay's
 	}
 	for _, d := range directions {
 		if f.Direction != "" && f.Direction != d {

@@ -91,6 +91,17 @@ func TestWithFault(t *testing.T) {
 			t.Errorf("nothing of it can be done, and the plan is %s, missing %v", got.Bytes(), missing)
 		}
 	})
+	t.Run("with a relay in netem's place", func(t *testing.T) {
+		can := can
+		can.Netem, can.Relay = false, true
+		got, missing := base.WithFault(f, 42, can)
+		if len(missing) != 0 || !f.Relayed(can) || got.Upload.Leaves[0].Minor != tc.LostMinor || got.Upload.Leaves[1].Queue.Kind == tc.Netem {
+			t.Errorf("got %s, missing %v", got.Bytes(), missing)
+		}
+		if got, missing := base.WithFault(tc.Fault{Delay: tc.Second}, 42, can); got != base || len(missing) != 0 {
+			t.Errorf("all of it is the relay's, and the plan is %s, missing %v", got.Bytes(), missing)
+		}
+	})
 	t.Run("without a clock in the kernel", func(t *testing.T) {
 		if got, missing := base.WithFault(f, 42, able); got != base || len(missing) != 1 {
 			t.Errorf("got %s, missing %v", got.Bytes(), missing)

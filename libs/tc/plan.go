@@ -276,6 +276,8 @@ type Capabilities struct {
 	BPF bool `json:"bpf"`
 	// Faults is that eBPF classifiers may look at the time since boot, by which faults end (Linux 5.8).
 	Faults bool `json:"faults"`
+	// Relay is that the agent can delay packets itself (tap devices), for want of netem.
+	Relay bool `json:"relay"`
 	// NetdevIngress and NetdevEgress are nftables' hooks at a device; ConnLimit is nftables' "ct count" and "ct state".
 	NetdevIngress bool `json:"netdev_ingress"`
 	NetdevEgress  bool `json:"netdev_egress"`

@@ -21,6 +21,7 @@ type session struct {
 
 	shares  shares            // of the node's uplink, now (allocate.go)
 	fault   *faulty           // nil: none (fault.go)
+	relay   *relayed          // nil: none; the enforcer's alone
 	on      *kernel.Interface // nil: not found
 	applied api.TrafficPlanApplied
 	inForce string    // the hash of the plan that the kernel holds; empty: none, or not known
@@ -89,6 +90,7 @@ func (s *Service) lookAll() {
 func (s *Service) enforce(ctx context.Context) error {
 	audit := time.NewTicker(s.cfg.Audit)
 	defer audit.Stop()
+	defer s.endRelays()
 	retry := time.NewTimer(0)
 	defer retry.Stop()
 	for {
@@ -172,8 +174,12 @@ func (s *Service) settle(ctx context.Context, id string) {
 	plan, said := s.diverted(id, n, plan.Narrowed(share.download, share.upload))
 	fault := n.fault
 	s.mu.Unlock()
+	n.relay.keep(fault, on)
 	began := time.Now()
 	on, result, err := s.apply(ctx, plan, on, address)
+	if err == nil && on != nil {
+		said = s.relay(ctx, n, *on, fault, said)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	asBefore := n.inForce == known.Record.Hash && n.held == share && n.upset == fault
@@ -276,6 +282,7 @@ func (s *Service) outcome(id string, n *session, known accepted, asBefore bool, 
 // takeAway removes what is ours from a session that has ended, or has no plan any more.
 func (s *Service) takeAway(ctx context.Context, id string, n *session, on *kernel.Interface) {
 	var err error
+	n.relay.keep(nil, on)
 	if on == nil && s.kernel != nil && n.Record.Address != "" {
 		if found, ok, ferr := s.finder.find(n.Record.Address); ferr == nil && ok {
 			on = &found

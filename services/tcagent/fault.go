@@ -1,6 +1,7 @@
 package tcagent
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"strings"
@@ -78,5 +79,45 @@ func (s *Service) ended(now time.Time) {
 				s.dirty[id] = struct{}{}
 			}
 		}
+	}
+}
+
+// relayed is a fault, or a part of one, that this process does itself (kernel.Relay), where the kernel has no netem. It ends with the process.
+type relayed struct {
+	*kernel.Relay
+	of *faulty
+	on kernel.Interface
+}
+
+// keep ends the relay unless it is this fault's, at this interface.
+func (r *relayed) keep(f *faulty, on *kernel.Interface) {
+	if r != nil && r.Relay != nil && (r.of != f || on == nil || r.on != *on) {
+		r.Close()
+		r.Relay = nil
+	}
+}
+
+// relay begins what of a session's fault is a relay's part, and returns what is to be said of the fault.
+func (s *Service) relay(ctx context.Context, n *session, on kernel.Interface, f *faulty, said string) string {
+	if f == nil || !f.fault.Relayed(s.capabilities()) {
+		return said
+	}
+	if n.relay != nil && n.relay.Relay != nil && n.relay.of == f && n.relay.on == on {
+		return said
+	}
+	r, err := s.kernel.Relay(ctx, on, f.fault, f.boot)
+	if err != nil {
+		return "in part; delay and duplicate: " + err.Error()
+	}
+	n.relay = &relayed{r, f, on}
+	return said
+}
+
+// endRelays ends all of them, when the agent stops.
+func (s *Service) endRelays() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, n := range s.sessions {
+		n.relay.keep(nil, nil)
 	}
 }

@@ -53,6 +53,15 @@ func TestFault(t *testing.T) {
 		becomes("it arrives", flows)
 		y.becomes("h0", 20*tc.Mbit)
 	})
+	t.Run("delayed, by a relay or the kernel", func(t *testing.T) {
+		y.write(with(fault(time.Hour, api.TrafficFaultSpec{Delay: "10s", Direction: "download"})))
+		said("in force")
+		becomes("nothing arrives for a while", func() bool { return !flows() })
+		y.write(with(nil))
+		said("")
+		becomes("it arrives", flows)
+		y.becomes("h0", 20*tc.Mbit)
+	})
 	t.Run("what the node cannot do is said", func(t *testing.T) {
 		y.write(with(fault(time.Hour, api.TrafficFaultSpec{Loss: "everything"})))
 		said("no part of all packets")

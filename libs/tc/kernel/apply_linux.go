@@ -186,7 +186,7 @@ func (a *apply) find() error {
 		return fmt.Errorf("device %d: %w", a.on.Index, ErrGone)
 	}
 	a.host, a.veth = place{a.k.qdiscs, l.index, l.name}, l
-	if l.qdisc == "noqueue" {
+	if l.qdisc == "noqueue" && a.download != nil { // else an ingress alone may be there, which has no root beside it
 		a.k.qdiscs.bare(l.index)
 	}
 	if a.on.Namespace == "" || a.k.caps.IFB && (a.upload == nil || a.upload.Place != tc.AtPeer) {

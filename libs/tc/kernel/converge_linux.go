@@ -215,6 +215,11 @@ func (c *converger) ingress(at place, have, want ingress, program code) {
 			c.put(connect, at, clsactIngress, f, program)
 		}
 	}
+	if len(want.relays) == 0 && want.clsact {
+		for _, f := range have.relays {
+			c.add(disconnect, at, "del", f, f.del(at.device, f.parent))
+		}
+	}
 	if have.clsact && !want.clsact { // its filters go with it
 		c.add(disconnect, at, "tc qdisc del dev "+at.name+" clsact", nil, clsactDel(at.device))
 		return

@@ -27,6 +27,7 @@ type Kernel struct {
 	seenMu   sync.Mutex
 	seen     map[int]upload // by the interface's index
 	inside   map[Interface]bool
+	relays   map[int]int // that work, by the interface's index
 }
 
 // Open returns the kernel of the network namespace that the file at path is; "" is the process's own. It probes what the kernel can do
@@ -36,7 +37,7 @@ func Open(path string) (*Kernel, error) {
 	if err != nil {
 		return nil, err
 	}
-	k := &Kernel{path: path, programs: newPrograms(), caps: caps, seen: map[int]upload{}, inside: map[Interface]bool{}}
+	k := &Kernel{path: path, programs: newPrograms(), caps: caps, seen: map[int]upload{}, inside: map[Interface]bool{}, relays: map[int]int{}}
 	for _, s := range []struct {
 		to     **socket
 		groups uint32

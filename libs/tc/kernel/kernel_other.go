@@ -57,5 +57,16 @@ func (*Kernel) Sweep(context.Context) ([]string, error) { return nil, errNotLinu
 // Watch says that it is not supported.
 func (*Kernel) Watch(context.Context, func(), func(Change)) error { return errNotLinux }
 
+// Relay cannot be had here.
+type Relay struct{}
+
+// Close does nothing.
+func (*Relay) Close() {}
+
+// Relay says that it is not supported.
+func (*Kernel) Relay(context.Context, Interface, tc.Fault, uint64) (*Relay, error) {
+	return nil, errNotLinux
+}
+
 // BootTime is zero.
 func BootTime() uint64 { return 0 }

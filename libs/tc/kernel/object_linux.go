@@ -129,11 +129,13 @@ type filter struct {
 	tag      string // the kernel's hash of the program
 	program  uint32 // the kernel's number of the program
 	direct   bool
+	parent   uint32 // of a Relay's; else known from where it was read
 }
 
 const (
-	filterPriority = 1
-	filterHandle   = 0x6179
+	filterPriority  = 1
+	ingressPriority = 2 // after a Relay's
+	filterHandle    = 0x6179
 )
 
 func (f filter) String() string {

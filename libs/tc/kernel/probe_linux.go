@@ -83,6 +83,7 @@ func probeHere() (caps tc.Capabilities, err error) {
 	caps.Faults = caps.BPF && p.runs(ps, rootHandle, "faults", func() asm.Instructions {
 		return classifier(&tc.Tree{Default: tc.DefaultMinor, Fault: &tc.Diversion{Until: 1, Class: tc.FaultMinor, Lost: tc.LostMinor, Loss: 1}})
 	}, false)
+	caps.Relay = caps.Faults && p.relays(ps)
 	p.limits(&caps)
 	caps.IFB = p.can(ifbAdd(ifbName(loopback))) && p.can(clsact(loopback)) &&
 		p.runs(ps, clsactIngress, "upload", func() asm.Instructions { return redirector(loopback) }, true)
@@ -162,4 +163,15 @@ func (p *prober) limits(caps *tc.Capabilities) {
 	caps.NetdevIngress = can(rate)
 	caps.ConnLimit = can(tc.Limit{Kind: tc.Connections, Direction: tc.Upload, Count: 1}) &&
 		can(tc.Limit{Kind: tc.ConnectionRate, Direction: tc.Upload, Rate: 1, Burst: 5})
+}
+
+// relays says whether a Relay could work: tap devices, and its programs.
+func (p *prober) relays(ps *programs) bool {
+	tap, err := openTap("", "ayprobe")
+	if err != nil {
+		return false
+	}
+	defer func() { _ = tap.Close() }()
+	return p.runs(ps, rootHandle, "relay", func() asm.Instructions { return divertToTap(loopback, 1) }, true) &&
+		p.runs(ps, rootHandle, "giveback", func() asm.Instructions { return giveBack(loopback) }, true)
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -26,6 +27,13 @@ type ingress struct {
 	clsact  bool
 	others  []filter // of others, ingress and egress
 	filters []filter // of ours
+	relays  []filter // of a Relay, at ingress and egress
+}
+
+// made says that the clsact is ours, which a filter of ours remembers.
+func (in ingress) made() bool {
+	made := func(f filter) bool { return strings.HasSuffix(f.name, madeClsact) }
+	return slices.ContainsFunc(in.filters, made) || slices.ContainsFunc(in.relays, made)
 }
 
 // readTree reads a device's root qdisc and, where it is ours, all below it.
@@ -113,7 +121,10 @@ func readIngress(q *qdiscs, device int) (in ingress, err error) {
 			return in, fmt.Errorf("read ingress filters: %w", err)
 		}
 		for _, f := range fs {
-			if f.ours() && parent == clsactIngress {
+			if f.kind == "bpf" && strings.HasPrefix(f.name, relayPrefix) {
+				f.parent = parent
+				in.relays = append(in.relays, f)
+			} else if f.ours() && parent == clsactIngress {
 				in.filters = append(in.filters, f)
 			} else {
 				in.others = append(in.others, f)

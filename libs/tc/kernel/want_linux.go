@@ -66,8 +66,11 @@ func (a *apply) want(have *world) (*wanted, error) {
 		w.peer = emptyTree()
 	}
 	w.nodeLimits, w.insideLimits = a.nodeLimits, a.insideLimits
-	made := slices.ContainsFunc(have.ingress.filters, func(f filter) bool { return strings.HasSuffix(f.name, madeClsact) })
+	made := have.ingress.made()
 	w.ingress.clsact = have.ingress.clsact && (!made || len(have.ingress.others) > 0)
+	if a.k.relayed(a.on.Index) {
+		w.ingress.clsact, w.ingress.relays = true, have.ingress.relays
+	}
 	switch {
 	case a.upload == nil:
 	case a.upload.Place == tc.AtPeer:
@@ -82,7 +85,7 @@ func (a *apply) want(have *world) (*wanted, error) {
 			return nil, err
 		}
 		f := filter{
-			kind: "bpf", priority: filterPriority, protocol: networkOrder(unix.ETH_P_ALL), handle: filterHandle,
+			kind: "bpf", priority: ingressPriority, protocol: networkOrder(unix.ETH_P_ALL), handle: filterHandle,
 			name: p.name, tag: p.tag, direct: true,
 		}
 		if made || !have.ingress.clsact {
@@ -141,7 +144,8 @@ func (w *world) differences(want *world) (found []string) {
 	if w.peer != nil && want.peer != nil {
 		found = append(found, w.peer.differences(want.peer)...)
 	}
-	if w.ingress.clsact != want.ingress.clsact || !slices.EqualFunc(w.ingress.filters, want.ingress.filters, filter.same) {
+	if w.ingress.clsact != want.ingress.clsact || !slices.EqualFunc(w.ingress.filters, want.ingress.filters, filter.same) ||
+		len(w.ingress.relays) != len(want.ingress.relays) {
 		found = append(found, fmt.Sprintf("ingress: %+v, wanted %+v", w.ingress, want.ingress))
 	}
 	for _, l := range [][2][]table{{w.nodeLimits, want.nodeLimits}, {w.insideLimits, want.insideLimits}} {

@@ -17,7 +17,7 @@ func TestFaults(t *testing.T) {
 	can.Faults, can.Netem = true, true
 	y.report("n1", "", can, nil)
 	weak := can
-	weak.Netem = false
+	weak.Netem, weak.Relay = false, false
 	y.report("n2", "", weak, nil)
 	id := y.session(api.HomeTenant, "n1", nil)
 	y.planned("a plan", "n1", id, isOff)
