@@ -46,6 +46,28 @@ func wantCode(t testing.TB, err error, want api.Code) {
 
 func increment(s thing) (thing, error) { s.N++; return s, nil }
 
+func TestReplace(t *testing.T) {
+	l, ctx := newThings(t), testContext(t)
+	e, err := l.Create(ctx, key, meta, thing{N: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	created := e.Rev
+	for n := 2; n < 5; n++ {
+		if e, err = l.Replace(ctx, e, meta, thing{N: n}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if now, err := l.Get(ctx, key); err != nil || now.State.N != 4 || now.Rev != e.Rev || now.Created != created {
+		t.Errorf("%+v %v", now, err)
+	}
+	if _, err := l.Update(ctx, key, meta, increment); err != nil {
+		t.Fatal(err)
+	}
+	_, err = l.Replace(ctx, e, meta, thing{N: 100})
+	wantCode(t, err, api.CodeConflict)
+}
+
 func TestLedger(t *testing.T) {
 	l, ctx := newThings(t), testContext(t)
 

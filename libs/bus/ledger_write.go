@@ -98,6 +98,23 @@ func (l *Ledger[T]) UpdateAt(ctx context.Context, key Key, rev uint64, meta Meta
 	return l.change(ctx, key, rev, meta, false, f)
 }
 
+// Replace writes state after old, the entry that the caller read or wrote last: conflict when it is not the newest any more. For who alone writes an
+// entity: one round trip, where Update asks for the newest first.
+func (l *Ledger[T]) Replace(ctx context.Context, old Entry[T], meta Meta, state T) (Entry[T], error) {
+	subject, err := l.subject(old.Key)
+	if err != nil {
+		return Entry[T]{}, err
+	}
+	e, err := l.write(ctx, subject, old, meta, state, false, nil)
+	switch {
+	case errors.Is(err, errWrongSequence):
+		return Entry[T]{}, l.conflict(old.Key)
+	case err != nil:
+		return Entry[T]{}, fmt.Errorf("replace %s: %w", l.cfg.Noun, err)
+	}
+	return e, nil
+}
+
 // Delete writes a tombstone: the entity is gone, its history stays. rev as in UpdateAt. Deleting what is gone is success.
 func (l *Ledger[T]) Delete(ctx context.Context, key Key, rev uint64, meta Meta) error {
 	_, err := l.change(ctx, key, rev, meta, true, func(T) (zero T, err error) { return zero, nil })

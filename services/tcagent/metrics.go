@@ -23,32 +23,23 @@ type metrics struct {
 const (
 	maxClasses  = 100
 	otherClass  = "other classes"
-	labelState  = "state"
-	labelClass  = "class"
-	labelWay    = "direction"
 	microsecond = 1e-6
 )
 
 func newMetrics(reg prometheus.Registerer) *metrics {
-	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
-		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: "agentyard_traffic_" + name, Help: help}, labels)
-	}
-	gauge := func(name, help string, labels ...string) *prometheus.GaugeVec {
-		return prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "agentyard_traffic_" + name, Help: help}, labels)
-	}
 	m := &metrics{
-		applies: counter("applies_total", "Comparisons of a session's interface with its plan, by what holds then.", labelState),
+		applies: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "agentyard_traffic_applies_total", Help: "Comparisons of a session's interface with its plan, by what holds then."}, []string{"state"}),
 		took: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "agentyard_traffic_apply_seconds", Help: "Time to change one session's traffic control in the kernel.",
 			Buckets: prometheus.ExponentialBuckets(50*microsecond, 2, 16),
 		}),
 		repairs:  prometheus.NewCounter(prometheus.CounterOpts{Name: "agentyard_traffic_repairs_total", Help: "Changes by others that were undone."}),
-		sessions: gauge("sessions", "Sessions with a plan, by how far it is.", labelState),
-		bytes:    counter("bytes_total", "Bytes sent, of layer 2, by class.", labelClass, labelWay),
-		packets:  counter("packets_total", "Packets sent, by class.", labelClass, labelWay),
-		drops:    counter("drops_total", "Packets dropped, by class.", labelClass, labelWay),
-		borrowed: counter("borrowed_packets_total", "Packets sent with what other classes left, by class.", labelClass, labelWay),
-		backlog:  gauge("backlog_bytes", "Bytes that wait, by class.", labelClass, labelWay),
+		sessions: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "agentyard_traffic_sessions", Help: "Sessions with a plan, by how far it is."}, []string{"state"}),
+		bytes:    prometheus.NewCounterVec(prometheus.CounterOpts{Name: "agentyard_traffic_bytes_total", Help: "Bytes sent, of layer 2, by class."}, []string{"class", "direction"}),
+		packets:  prometheus.NewCounterVec(prometheus.CounterOpts{Name: "agentyard_traffic_packets_total", Help: "Packets sent, by class."}, []string{"class", "direction"}),
+		drops:    prometheus.NewCounterVec(prometheus.CounterOpts{Name: "agentyard_traffic_drops_total", Help: "Packets dropped, by class."}, []string{"class", "direction"}),
+		borrowed: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "agentyard_traffic_borrowed_packets_total", Help: "Packets sent with what other classes left, by class."}, []string{"class", "direction"}),
+		backlog:  prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "agentyard_traffic_backlog_bytes", Help: "Bytes that wait, by class."}, []string{"class", "direction"}),
 		classes:  map[string]bool{},
 	}
 	if reg != nil {

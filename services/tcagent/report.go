@@ -74,9 +74,15 @@ func (s *Service) write(ctx context.Context, nodes *bus.Ledger[api.TrafficNodeRe
 		return err
 	}
 	meta := bus.Meta{Actor: actor, Verb: "report"}
-	_, err = nodes.Update(ctx, key, meta, func(api.TrafficNodeRecord) (api.TrafficNodeRecord, error) { return record, nil })
+	if s.reported.Rev != 0 {
+		s.reported, err = nodes.Replace(ctx, s.reported, meta, record)
+		if api.CodeOf(err) != api.CodeConflict {
+			return err
+		}
+	}
+	s.reported, err = nodes.Update(ctx, key, meta, func(api.TrafficNodeRecord) (api.TrafficNodeRecord, error) { return record, nil })
 	if api.CodeOf(err) == api.CodeNotFound && err != nil {
-		_, err = nodes.Create(ctx, key, meta, record)
+		s.reported, err = nodes.Create(ctx, key, meta, record)
 	}
 	return err
 }

@@ -28,6 +28,14 @@ type Deps struct {
 	Version string
 	Logger  *slog.Logger          // nil: none
 	Metrics prometheus.Registerer // nil: none
+	// Rehearsal, if not nil, has the agent do all that it does, but to a kernel: for measuring controllers and buses.
+	Rehearsal *Rehearsal
+}
+
+// Rehearsal stands in for a kernel.
+type Rehearsal struct {
+	Capabilities tc.Capabilities      // are reported
+	Applied      func(session string) // is called where a session's plan would be applied; it must not block
 }
 
 // Service is the node agent of one node.
@@ -43,6 +51,9 @@ type Service struct {
 	kernel *kernel.Kernel
 	unable error
 	finder *finder
+
+	// reported is the node's entry in NODES as it was written last. It is report's.
+	reported bus.Entry[api.TrafficNodeRecord]
 
 	mu       sync.Mutex
 	sessions map[string]*session
@@ -97,7 +108,9 @@ func (s *Service) Run(ctx context.Context) error {
 
 // open probes the kernel and takes up the plans that an agent before this one accepted.
 func (s *Service) open(ctx context.Context) error {
-	if k, err := kernel.Open(s.cfg.Namespace); err != nil {
+	if s.deps.Rehearsal != nil {
+		s.log.WarnContext(ctx, "this is a rehearsal: no traffic is controlled")
+	} else if k, err := kernel.Open(s.cfg.Namespace); err != nil {
 		// Whatever it is: an agent that says so is better than none.
 		s.unable = err
 		s.log.WarnContext(ctx, "this node cannot control traffic; its sessions' traffic is not limited", "err", err)
@@ -121,6 +134,9 @@ func (s *Service) open(ctx context.Context) error {
 }
 
 func (s *Service) capabilities() tc.Capabilities {
+	if s.deps.Rehearsal != nil {
+		return s.deps.Rehearsal.Capabilities
+	}
 	if s.kernel == nil {
 		return tc.Capabilities{}
 	}
