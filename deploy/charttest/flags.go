@@ -68,7 +68,7 @@ var decided = map[string][]string{
 	"auth":    {"auth.secret-file", "auth.bootstrap-key-file", "auth.ledger-replicas"},
 	"sessions": {"sessions.replicas", "sessions.runtime", "sessions.issuer-file", "sessions.bus-url", "sessions.secret-keys-file",
 		"kube.namespace", "kube.instance", "kube.service-account", "kube.image", "kube.pull-policy", "kube.declarations", "kube.declarations-url",
-		"kube.network-policies", "kube.collector-image", "kube.collector-endpoint"},
+		"kube.network-policies", "kube.ca-configmap", "kube.collector-image", "kube.collector-endpoint"},
 	"scheduler": {"scheduler.replicas"},
 	"tcagent":   {"tcagent.node", "tcagent.data"},
 }

@@ -46,6 +46,12 @@ gateway:
   priorityClassName: high
   serviceAccountAnnotations: {eks.amazonaws.com/role-arn: "arn:aws:iam::1:role/yard"}
 sessions:
+  runner:
+    ca:
+      bundle: |
+        -----BEGIN CERTIFICATE-----
+        MIIB
+        -----END CERTIFICATE-----
   collector:
     endpoint: http://collector.observability:4318
     to: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: observability}}}]

@@ -45,6 +45,8 @@ type Config struct {
 	Limits, Requests api.Resources
 	// NodeLoss is how long a pod stays on a node that is silent, before its session goes on elsewhere.
 	NodeLoss time.Duration
+	// CAConfigMap is a ConfigMap of the namespace whose ca.crt runners trust beside their image's authorities; empty: none.
+	CAConfigMap string
 	// CollectorImage is an OpenTelemetry collector, and CollectorEndpoint (OTLP over HTTP) where it sends agents' metrics; empty: no
 	// profile can have one.
 	CollectorImage, CollectorEndpoint string
@@ -79,6 +81,7 @@ func (c *Config) Register(fs *flag.FlagSet) {
 	fs.Int64Var(&c.Limits.MemoryBytes, "kube.memory-bytes", c.Limits.MemoryBytes, "memory likewise")
 	fs.Float64Var(&c.Requests.CPUs, "kube.request-cpus", c.Requests.CPUs, "processors that a node must have left for a session if its profile says nothing")
 	fs.Int64Var(&c.Requests.MemoryBytes, "kube.request-memory-bytes", c.Requests.MemoryBytes, "memory likewise")
+	fs.StringVar(&c.CAConfigMap, "kube.ca-configmap", c.CAConfigMap, "ConfigMap in the sessions' namespace whose ca.crt holds authorities that runners trust, too, such as the one of the bus")
 	fs.StringVar(&c.CollectorImage, "kube.collector-image", c.CollectorImage, "image of the OpenTelemetry collector beside agents whose profile wants one")
 	fs.StringVar(&c.CollectorEndpoint, "kube.collector-endpoint", c.CollectorEndpoint, "where it sends agents' metrics, `URL` of OTLP over HTTP; empty: no profile can have one")
 	fs.BoolVar(&c.NetworkPolicies, "kube.network-policies", c.NetworkPolicies, "make network policies of what profiles open")

@@ -41,6 +41,7 @@ const (
 	port = 9000
 	// sessionDir holds workspace/, home/ and tmp/: the session's volume, if it has one.
 	sessionDir = "/session"
+	caDir      = "/etc/agentyard-ca"
 	runnerDir  = "/agentyard" // of the runner in an image of somebody else
 	runnerPath = "/runner"    // in our own image
 	// container is the name of the container with runner and agent.
@@ -107,6 +108,9 @@ func (r *Runtime) manifest(g generic) *corev1.Pod {
 	if !own {
 		r.install(&p.Spec, secure)
 	}
+	if r.cfg.CAConfigMap != "" {
+		r.trust(&p.Spec)
+	}
 	r.surround(p, g, secure)
 	return p
 }
@@ -127,6 +131,17 @@ func (r *Runtime) install(spec *corev1.PodSpec, secure *corev1.SecurityContext) 
 	mount.ReadOnly = true
 	spec.Containers[0].VolumeMounts = append(spec.Containers[0].VolumeMounts, mount)
 	spec.Volumes = append(spec.Volumes, corev1.Volume{Name: "runner", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}})
+}
+
+// trust mounts the certificates of authorities that the runner trusts besides those of its image. A ConfigMap that is not there keeps the pod from starting,
+// and says so.
+func (r *Runtime) trust(spec *corev1.PodSpec) {
+	agent := &spec.Containers[0]
+	agent.Env = append(agent.Env, corev1.EnvVar{Name: "SSL_CERT_DIR", Value: caDir + ":/etc/ssl/certs"})
+	agent.VolumeMounts = append(agent.VolumeMounts, corev1.VolumeMount{Name: "ca", MountPath: caDir, ReadOnly: true})
+	spec.Volumes = append(spec.Volumes, corev1.Volume{Name: "ca", VolumeSource: corev1.VolumeSource{ConfigMap: &corev1.ConfigMapVolumeSource{
+		LocalObjectReference: corev1.LocalObjectReference{Name: r.cfg.CAConfigMap}, Items: []corev1.KeyToPath{{Key: "ca.crt", Path: "ca.crt"}},
+	}}})
 }
 
 // assign makes a generic pod the pod of one incarnation, before it is created: named after it, with its volume.

@@ -25,6 +25,8 @@ func TestManifest(t *testing.T) {
 	cfg := DefaultConfig()
 	cfg.CollectorImage, cfg.CollectorEndpoint = "localhost/collector:1", "http://otel.example:4318"
 	r := New(cfg, Deps{BusURL: "nats://bus:4222"})
+	cfg.CAConfigMap = "yard-ca"
+	trusting := New(cfg, Deps{BusURL: "tls://bus:4222"})
 	for name, l := range map[string]launch.Launch{
 		"default": {Pod: launch.Pod{Profile: "default"}},
 		"full": {
@@ -42,6 +44,7 @@ func TestManifest(t *testing.T) {
 				},
 			},
 		},
+		"trusting": {Pod: launch.Pod{Profile: "default"}},
 		"around": {Pod: launch.Pod{Profile: "open", Pod: api.Pod{
 			Config: map[string]string{"a.json": "{}", "b": "x"}, Collector: true,
 			Egress: []api.EgressRule{{CIDR: "192.0.2.0/24"}}, Service: &api.PodService{Ports: []int{8080}, Namespaces: []string{"team-a"}},
@@ -49,7 +52,11 @@ func TestManifest(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			l.Tenant, l.Session, l.Incarnation = "acme", "sabcdefghijklmnop", 3
-			p := r.manifest(generic{id: "sponmlkjihgfedcba", credentials: []byte("bootstrap"), pod: l.Pod, limits: l.Sandbox.Resources})
+			of := r
+			if name == "trusting" {
+				of = trusting
+			}
+			p := of.manifest(generic{id: "sponmlkjihgfedcba", credentials: []byte("bootstrap"), pod: l.Pod, limits: l.Sandbox.Resources})
 			assign(p, l)
 			if p.Labels[labelSession] != l.Session {
 				t.Errorf("labels %v", p.Labels)

@@ -132,11 +132,22 @@ func MainPod(stderr io.Writer) int {
 	return drive(ctx, l, Options{Logger: log, Path: path})
 }
 
-// forget empties the environment but for PATH, which it returns.
+// forget empties the environment but for PATH, which it returns, and for where the certificates of authorities are that this program
+// trusts, such as the one behind the bus. Agents get neither of it: their environment is built from nothing.
 func forget() (path string, err error) {
-	path = os.Getenv("PATH")
+	kept := map[string]string{}
+	for _, name := range []string{"PATH", "SSL_CERT_FILE", "SSL_CERT_DIR"} { // git is found in PATH
+		if v, ok := os.LookupEnv(name); ok {
+			kept[name] = v
+		}
+	}
 	os.Clearenv()
-	return path, os.Setenv("PATH", path) // git is found there
+	for name, v := range kept {
+		if err := os.Setenv(name, v); err != nil {
+			return "", err
+		}
+	}
+	return kept["PATH"], nil
 }
 
 // drive runs a launch and returns the exit status.

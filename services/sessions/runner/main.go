@@ -45,10 +45,9 @@ func Main(args []string, stdin io.ReadCloser, stderr io.Writer) int {
 		log.Error("hide memory", "err", err)
 		return 1
 	}
-	path := os.Getenv("PATH")
-	os.Clearenv()
-	if err := os.Setenv("PATH", path); err != nil { // git is found there
-		log.Error("set PATH", "err", err)
+	path, err := forget()
+	if err != nil {
+		log.Error("clear environment", "err", err)
 		return 1
 	}
 	l, ahead, err := readLaunch(stdin, log)

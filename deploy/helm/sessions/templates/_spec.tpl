@@ -12,6 +12,9 @@ flags:
   kube.service-account: {{ include "lib.yard" . }}-session
   kube.image: {{ include "lib.image" (dict "root" . "image" .Values.runner.image) }}
   kube.pull-policy: {{ .Values.global.image.pullPolicy }}
+  {{- with include "sessions.runnerCA" . }}
+  kube.ca-configmap: {{ . }}
+  {{- end }}
   kube.network-policies: {{ .Values.global.networkPolicy.enabled }}
   {{- if .Values.collector.endpoint }}
   kube.collector-image: {{ .Values.collector.image }}
@@ -36,4 +39,11 @@ egress:
 {{- define "sessions.runnerBusURL" -}}
 {{- $scheme := ternary "tls" "nats" .Values.global.bus.tls }}
 {{- .Values.global.bus.url | default (printf "%s://%s-nats.%s.svc:4222" $scheme (include "lib.yard" .) .Release.Namespace) }}
+{{- end }}
+
+{{/* The ConfigMap with the authorities that runners trust; empty: none. */}}
+{{- define "sessions.runnerCA" -}}
+{{- if .Values.runner.ca.configMap }}{{ .Values.runner.ca.configMap }}
+{{- else if .Values.runner.ca.bundle }}{{ include "lib.yard" . }}-runner-ca
+{{- end }}
 {{- end }}

@@ -106,10 +106,9 @@ func newYard(t *testing.T, change func(*sessions.Config, *kube.Config), with ...
 	y.calls = &calls{}
 	reach := clustertest.Config(t)
 	reach.Wrap(y.calls.wrap)
-	runtime := run(t, kcfg, kube.Deps{Cluster: reach, BusURL: y.srv.URL(), Credentials: y.issuer.PodCredentials, Logger: logger})
 	deps := sessions.Deps{
 		Conn: bustest.Connect(t, y.srv, ring, "sessions"), Auth: token.NewVerifier(keys{key.ID: key.Private.Public().(ed25519.PublicKey)}, nil, nil),
-		Issuer: y.issuer, BusURL: y.srv.URL(), Runtime: runtime, Info: runtime.Info(),
+		Issuer: y.issuer, BusURL: y.srv.URL(),
 		Kind:     func(name string) bool { _, ok := agent.LookupKind(name); return ok },
 		CheckURL: func(context.Context, string) error { return nil },
 		Logger:   logger,
@@ -117,6 +116,8 @@ func newYard(t *testing.T, change func(*sessions.Config, *kube.Config), with ...
 	for _, f := range with {
 		f(&deps)
 	}
+	runtime := run(t, kcfg, kube.Deps{Cluster: reach, BusURL: deps.BusURL, Credentials: y.issuer.PodCredentials, Logger: logger})
+	deps.Runtime, deps.Info = runtime, runtime.Info()
 	service := sessions.New(cfg, deps)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
