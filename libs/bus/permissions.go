@@ -96,6 +96,9 @@ func (g *grants) read(stream string) {
 		"$JS.API.CONSUMER.DELETE."+stream+".*",
 		"$JS.API.CONSUMER.MSG.NEXT."+stream+".*",
 		"$JS.FC."+stream+".>",
+		// Nothing is acknowledged. But a server remembers for replyWithin the reply subject of each message that it delivers to a connection that may not publish
+		// there, and goes through all that it remembers every few thousand messages: the more a view has heard, the dearer each message would be.
+		"$JS.ACK."+stream+".>", "$JS.ACK.*.*."+stream+".>",
 	)
 	g.get(stream)
 }

@@ -197,8 +197,8 @@ func TestServicePermissions(t *testing.T) {
 			noSub: []string{"yard.v1.op.sessions.*", "yard.v1.live.log.>", "_INBOX.gateway.>"},
 		},
 		"sessions": {
-			pub:   []string{"yard.v1.sessions.acme." + s, "yard.v1.log.acme." + s + ".user", "yard.v1.op.auth.exchange", "$JS.API.STREAM.PURGE.LOG", "yard.v1.peer.sessions.auth.record-act"},
-			noPub: []string{"yard.v1.users.acme.u1", "yard.v1.log.acme." + s + ".agent", "yard.v1.op.tcagent.x", "$JS.API.DIRECT.GET.KEYS", "$JS.API.STREAM.DELETE.LOG"},
+			pub:   []string{"yard.v1.sessions.acme." + s, "yard.v1.log.acme." + s + ".user", "yard.v1.op.auth.exchange", "$JS.API.STREAM.PURGE.LOG", "$JS.ACK.SESSIONS.c.1.10.2.1700000000.0", "yard.v1.peer.sessions.auth.record-act"},
+			noPub: []string{"yard.v1.users.acme.u1", "yard.v1.log.acme." + s + ".agent", "yard.v1.op.tcagent.x", "$JS.API.DIRECT.GET.KEYS", "$JS.API.STREAM.DELETE.LOG", "$JS.ACK.KEYS.c.1.10.2.1700000000.0"},
 			sub:   []string{"yard.v1.op.sessions.*", "yard.v1.runner.>"},
 			noSub: []string{"yard.v1.op.auth.*", "_INBOX_" + s + ".>"},
 		},
