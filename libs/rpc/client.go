@@ -40,6 +40,7 @@ type Client struct {
 	silence  time.Duration     // after which what may be asked again is asked again
 	asks     int               // how often at most
 	repeats  chan struct{}     // a place for each question that was asked again and has no answer yet
+	waits    chan struct{}     // likewise, of questions that wait for something to happen
 }
 
 // ClientConfig says how a client asks.
@@ -58,7 +59,7 @@ func newClient(nc *nats.Conn, cfg ClientConfig) *Client {
 	}
 	c := &Client{
 		nc: nc, cfg: cfg, seconds: callSeconds(cfg.Metrics), open: breakerOpen,
-		silence: repeatAfter, asks: maxAsks, repeats: make(chan struct{}, maxRepeating),
+		silence: repeatAfter, asks: maxAsks, repeats: make(chan struct{}, maxRepeating), waits: make(chan struct{}, maxWaits),
 	}
 	c.endpoint = endpoint.Chain(c.observe, c.breaker, c.timeout, c.repeat)(c.send)
 	return c

@@ -24,6 +24,10 @@ const (
 	maxAsks = 5
 	// maxRepeating bounds a client's questions that were asked again: a service that is slow because it has too much to do gets little more.
 	maxRepeating = 64
+	// Who gives a service longer than longWait waits for something to happen. That is asked once more only, and has places of its own, or a few of them would
+	// hold all.
+	longWait = time.Minute
+	maxWaits = 256
 )
 
 // repeatable reports whether an operation may be asked twice whatever the request says.
@@ -70,7 +74,10 @@ func (c *Client) asked(ctx context.Context, do func(context.Context) (any, error
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	outcomes := make(chan outcome, c.asks)
-	asks, pending := 0, 0
+	asks, pending, most, places := 0, 0, c.asks, c.repeats
+	if t, ok := ctx.Deadline(); ok && time.Until(t) > longWait {
+		most, places = min(most, 2), c.waits
+	}
 	ask := func() {
 		asks++
 		pending++
@@ -84,7 +91,7 @@ func (c *Client) asked(ctx context.Context, do func(context.Context) (any, error
 			<-outcomes
 		}
 		for ; asks > 1; asks-- {
-			<-c.repeats
+			<-places
 		}
 	}()
 	ask()
@@ -98,7 +105,7 @@ func (c *Client) asked(ctx context.Context, do func(context.Context) (any, error
 				return o.out, o.err
 			}
 		case <-silence.C:
-			if asks < c.asks && take(c.repeats) {
+			if asks < most && take(places) {
 				ask()
 			}
 			silence.Reset(c.silence)

@@ -125,19 +125,30 @@ func TestSlowInstance(t *testing.T) {
 		<-release
 		return echoResponse{Text: req.Text}, nil
 	})
+	HandleLong(s, endNotes, longWait, func(_ context.Context, req echoRequest) (echoResponse, error) {
+		<-release
+		return echoResponse{Text: req.Text}, nil
+	})
 	runServer(t, s)
-	done := make(chan error, 1)
-	go func() {
-		got, err := Call(context.Background(), c, readNotes, echoRequest{Text: "slow"})
+	done := make(chan error, 2)
+	ask := func(ctx context.Context, op api.Op[echoRequest, echoResponse]) {
+		got, err := Call(ctx, c, op, echoRequest{Text: "slow"})
 		if err == nil && got.Text != "slow" {
 			err = fmt.Errorf("got %+v", got)
 		}
 		done <- err
-	}()
+	}
+	go ask(context.Background(), readNotes)
 	<-entered
 	eventually(t, "it was asked as often as it may be, and refused", func() bool { return len(c.repeats) == maxAsks-1 })
+	long, cancel := context.WithTimeout(context.Background(), 2*longWait)
+	defer cancel()
+	go ask(long, endNotes)
+	eventually(t, "one that waits was asked once more", func() bool { return len(c.waits) == 1 })
 	close(release)
-	if err := <-done; err != nil {
-		t.Fatal(err)
+	for range 2 {
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
 	}
 }
