@@ -51,6 +51,7 @@ gen: ## write the generated files again (docs/openapi.json)
 	go run ./services/standalone/cmd/agentyard openapi > docs/openapi.json.new && mv docs/openapi.json.new docs/openapi.json
 
 bench: ## measure against the raw limit and peers: make bench RUN='proxy|replay'
+	@! printf '%s\n' tasks-enqueue tasks-drain tasks-dispatch tasks-depth | grep -qE -e '$(RUN)' || .ci/bench-deps
 	go run ./bench -run '$(RUN)'
 
 up: ## start a yard on Kubernetes for development (needs Tilt, Helm, Docker and a local cluster)

@@ -4,6 +4,7 @@
 //
 //	go run ./bench                 all of them
 //	go run ./bench -run 'proxy|replay'
+//	go run ./bench -run tasks      needs PostgreSQL and Redis (make bench RUN=tasks installs them by apt) and starts both
 //
 // The figures of one run can be compared with each other, not with another machine's.
 package main
@@ -36,10 +37,15 @@ var benchmarks = []benchmark{
 	{"sse", "2,000 SSE clients on 200 sessions", benchSSE},
 	{"list", "one user's 20 sessions among 50,000 of others", benchList},
 	{"kube", "sessions as pods on a real control plane with simulated nodes (bench/cluster)", benchKube},
+	{"tasks-enqueue", "tasks made one by one, beside River and Asynq", benchEnqueue},
+	{"tasks-drain", "no-op tasks done, beside River and Asynq", benchDrain},
+	{"tasks-dispatch", "enqueue to begin of work, beside River and Asynq", benchDispatch},
+	{"tasks-takeover", "another replica dispatches 100,000 tasks", benchTakeover},
+	{"tasks-depth", "a task's cost and memory while 100,000 and 1,000,000 wait", benchDepth},
 }
 
 // runTimeout bounds one benchmark.
-const runTimeout = 5 * time.Minute
+const runTimeout = 15 * time.Minute
 
 func main() {
 	only := flag.String("run", "", "run only the benchmarks whose name matches this regular expression")

@@ -23,7 +23,7 @@ var homes = map[string][]string{
 
 	"github.com/golang-jwt/jwt":       {"libs/token"},
 	"github.com/hashicorp/golang-lru": {"libs/token", "libs/limit"},
-	"github.com/redis/go-redis":       {"libs/limit"},
+	"github.com/redis/go-redis":       {"libs/limit", "bench/peers"},
 
 	"github.com/prometheus/client_golang/prometheus":            {"*"},
 	"github.com/prometheus/client_golang/prometheus/promhttp":   {"libs/daemon"},
@@ -41,6 +41,11 @@ var homes = map[string][]string{
 	"github.com/spf13/cobra":     {"services/standalone/cli", "deploy/cluster/kubeall"},
 	"go.yaml.in/yaml":            {"services/standalone/cli", "libs/tc", "deploy/charttest"},
 	"golang.org/x/term":          {"services/standalone/cli"},
+
+	// Other people's task queues, beside which ours is measured: a module of its own, outside the workspace.
+	"github.com/riverqueue/river": {"bench/peers"},
+	"github.com/jackc/pgx":        {"bench/peers"},
+	"github.com/hibiken/asynq":    {"bench/peers"},
 
 	// Tests only.
 	"github.com/getkin/kin-openapi":   {"libs/rpc"},
