@@ -229,7 +229,32 @@ func decodeFilter(o object) filter {
 			f.program = attrUint32(v)
 		case bpfFlags:
 			f.direct = attrUint32(v)&bpfActDirect != 0
+		case bpfAct:
+			f.redirect = decodeRedirect(v)
 		}
 	}
 	return f
+}
+
+// decodeRedirect is the device that a list of one action sends packets to; -1: the list is another.
+func decodeRedirect(actions []byte) (device int) {
+	n := 0
+	for _, action := range attrs(actions) {
+		n++
+		device = -1
+		for kind, v := range attrs(action) {
+			if kind != actOptions {
+				continue
+			}
+			for kind, v := range attrs(v) {
+				if kind == mirredParms && len(v) >= sizeofMirred && native.Uint32(v[20:]) == egressRedirect {
+					device = int(int32(native.Uint32(v[24:])))
+				}
+			}
+		}
+	}
+	if n != 1 {
+		return -1
+	}
+	return device
 }

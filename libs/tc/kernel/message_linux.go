@@ -21,13 +21,21 @@ const (
 	htbRate64    = 6
 	htbCeil64    = 7
 
-	bpfFD    = 6 // TCA_BPF_FD
+	bpfAct   = 1 // TCA_BPF_ACT
+	bpfFD    = 6
 	bpfName  = 7
 	bpfFlags = 8
 	bpfTag   = 10
 	bpfID    = 11
 
 	bpfActDirect = 1 // TCA_BPF_FLAG_ACT_DIRECT: the program's result is the verdict
+
+	firstAction    = 1 // the index of an action in its list
+	actKind        = 1 // TCA_ACT_KIND
+	actOptions     = 2
+	mirredParms    = 2 // TCA_MIRRED_PARMS
+	egressRedirect = 1 // TCA_EGRESS_REDIR
+	sizeofMirred   = 28
 
 	parentRoot    = 0xffffffff // TC_H_ROOT
 	parentClsact  = 0xfffffff1 // TC_H_CLSACT, also TC_H_INGRESS

@@ -130,6 +130,7 @@ type filter struct {
 	program  uint32 // the kernel's number of the program
 	direct   bool
 	parent   uint32 // of a Relay's; else known from where it was read
+	redirect int    // the device that its action sends packets to; 0: it has none
 }
 
 const (
@@ -153,6 +154,19 @@ func (f filter) put(device int, parent uint32, fd int) message {
 		e.uint32(bpfFD, uint32(fd)).text(bpfName, f.name)
 		if f.direct {
 			e.uint32(bpfFlags, bpfActDirect)
+		}
+		if f.redirect != 0 {
+			e.nest(bpfAct, func(e *encoder) {
+				e.nest(firstAction, func(e *encoder) {
+					e.text(actKind, "mirred").nest(actOptions, func(e *encoder) {
+						var parms []byte // struct tc_mirred: index, capab, action, refcnt, bindcnt, eaction, ifindex
+						for _, v := range []uint32{0, 0, verdictStolen, 0, 0, egressRedirect, uint32(f.redirect)} {
+							parms = native.AppendUint32(parms, v)
+						}
+						e.attr(mirredParms, parms)
+					})
+				})
+			})
 		}
 	}).end()
 }

@@ -85,8 +85,7 @@ func probeHere() (caps tc.Capabilities, err error) {
 	}, false)
 	caps.Relay = caps.Faults && p.relays(ps)
 	p.limits(&caps)
-	caps.IFB = p.can(ifbAdd(ifbName(loopback))) && p.can(clsact(loopback)) &&
-		p.runs(ps, clsactIngress, "upload", func() asm.Instructions { return redirector(loopback) }, true)
+	caps.IFB = p.can(ifbAdd(ifbName(loopback))) && p.can(clsact(loopback)) && p.redirects(ps)
 	return caps, p.err
 }
 
@@ -125,6 +124,20 @@ func (p *prober) runs(ps *programs, parent uint32, role string, build func() asm
 	f := classFilter(prog)
 	f.direct = direct
 	return p.can(f.put(loopback, parent, handle.FD()))
+}
+
+// redirects says whether an ingress filter can send packets to another device (act_mirred).
+func (p *prober) redirects(ps *programs) bool {
+	f, program, err := ps.redirector(loopback)
+	if err != nil {
+		return false
+	}
+	handle, err := ps.handle(program)
+	if err != nil {
+		return false
+	}
+	defer func() { _ = handle.Close() }()
+	return p.can(f.put(loopback, clsactIngress, handle.FD()))
 }
 
 // timerTicks is how often a second the packet scheduler's timer can fire.

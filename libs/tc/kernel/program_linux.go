@@ -142,9 +142,10 @@ func networkWord(v uint32) uint32 {
 	return native.Uint32(binary.BigEndian.AppendUint32(nil, v))
 }
 
-// redirector is the program that sends every packet on to a device's egress.
-func redirector(device int) asm.Instructions {
-	return asm.Instructions{asm.Mov.Imm(asm.R1, int32(device)), asm.Mov.Imm(asm.R2, 0), asm.FnRedirect.Call(), asm.Return()}
+// everything is the program that matches every packet; the filter's action sends it on. The program could do that itself, but an IFB takes
+// packets from a program only since Linux 6.2, and before that drops them without a word.
+func everything() asm.Instructions {
+	return asm.Instructions{asm.Mov.Imm(asm.R0, -1), asm.Return()}
 }
 
 // program is a program as a filter is to have it.
@@ -261,10 +262,12 @@ func (ps *programs) classifier(t *tc.Tree) (program, error) {
 	return ps.get("classes", spec, func() asm.Instructions { return classifier(t) })
 }
 
-// redirector returns the program that sends a session's upload through its IFB device.
-func (ps *programs) redirector(device int) (program, error) {
-	spec := binary.BigEndian.AppendUint32(nil, uint32(device))
-	return ps.get("upload", spec, func() asm.Instructions { return redirector(device) })
+// redirector returns the filter that sends a session's upload through its IFB device, and its program.
+func (ps *programs) redirector(device int) (filter, program, error) {
+	p, err := ps.get("upload", []byte("everything"), everything)
+	return filter{
+		kind: "bpf", priority: ingressPriority, protocol: networkOrder(unix.ETH_P_ALL), handle: filterHandle, name: p.name, tag: p.tag, redirect: device,
+	}, p, err
 }
 
 // classFilter is the filter at the root of a tree.

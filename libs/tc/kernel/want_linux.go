@@ -5,10 +5,8 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/cilium/ebpf"
-	"golang.org/x/sys/unix"
-
 	"agentyard.dev/libs/tc"
+	"github.com/cilium/ebpf"
 )
 
 // wanted is a world to come, with the programs of its filters.
@@ -80,13 +78,9 @@ func (a *apply) want(have *world) (*wanted, error) {
 		if have.ifb.index == 0 {
 			break // the filter follows when there is a device to name
 		}
-		p, err := a.k.programs.redirector(have.ifb.index)
+		f, p, err := a.k.programs.redirector(have.ifb.index)
 		if err != nil {
 			return nil, err
-		}
-		f := filter{
-			kind: "bpf", priority: ingressPriority, protocol: networkOrder(unix.ETH_P_ALL), handle: filterHandle,
-			name: p.name, tag: p.tag, direct: true,
 		}
 		if made || !have.ingress.clsact {
 			f.name += madeClsact
