@@ -9,7 +9,7 @@ RUN ?= .
 TESTFLAGS ?= -timeout 20m
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-soak test-cluster test-deps lint gen cross bench up
+.PHONY: help run test test-guest test-soak test-cluster test-deps lint gen cross bench up
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,6 +26,9 @@ test: test-deps ## run every test of every module, and check that it builds for 
 
 test-deps: # what the tests start: real Redis, Git, Node for the agents from npm
 	@.ci/test-deps
+
+test-guest: ## run tests of traffic control on a whole Debian kernel in an emulated machine (QEMU, apt; a few minutes)
+	go run ./libs/tc/kernel/guest
 
 test-cluster: ## run the tests that need a real Kubernetes, which they start on this machine (Linux, root; the first time builds it)
 	@.ci/cluster-deps

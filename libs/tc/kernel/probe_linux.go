@@ -178,13 +178,18 @@ func (p *prober) limits(caps *tc.Capabilities) {
 		can(tc.Limit{Kind: tc.ConnectionRate, Direction: tc.Upload, Rate: 1, Burst: 5})
 }
 
-// relays says whether a Relay could work: tap devices, and its programs.
+// relays says whether a Relay could work: tap devices, packet sockets, and its programs.
 func (p *prober) relays(ps *programs) bool {
 	tap, err := openTap("", "ayprobe")
 	if err != nil {
 		return false
 	}
 	defer func() { _ = tap.Close() }()
+	stop, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	if _, err := (&Kernel{}).injector(loopback, stop); err != nil { // needs CAP_NET_RAW
+		return false
+	}
 	return p.runs(ps, rootHandle, "relay", func() asm.Instructions { return divertToTap(loopback, 1) }, true) &&
 		p.runs(ps, rootHandle, "giveback", func() asm.Instructions { return giveBack(loopback) }, true)
 }
