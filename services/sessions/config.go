@@ -13,6 +13,7 @@ type Config struct {
 	StopGrace    time.Duration // for a runner to end by itself
 	MaxPerUser   int           // sessions that have not ended
 	MaxPerTenant int
+	MaxStarting  int           // sessions that are being started, of all tenants; a request above gets exhausted
 	MaxRestarts  int           // of a runner that dies again and again; then the session has failed
 	RestartReset time.Duration // a runner that lived so long begins a new count
 	Retention    time.Duration // of an ended session's history, log and, if it failed, workspace
@@ -39,6 +40,7 @@ func DefaultConfig() Config {
 		StopGrace:    30 * time.Second,
 		MaxPerUser:   50,
 		MaxPerTenant: 1000,
+		MaxStarting:  1000,
 		MaxRestarts:  5,
 		RestartReset: 5 * time.Minute,
 		Retention:    30 * 24 * time.Hour,
@@ -57,6 +59,7 @@ func (c *Config) Register(fs *flag.FlagSet) {
 	fs.DurationVar(&c.StopGrace, "sessions.stop-grace", c.StopGrace, "how long a stopped session may take to end by itself")
 	fs.IntVar(&c.MaxPerUser, "sessions.max-per-user", c.MaxPerUser, "sessions of one user that have not ended; 0: no bound")
 	fs.IntVar(&c.MaxPerTenant, "sessions.max-per-tenant", c.MaxPerTenant, "sessions of one tenant that have not ended; 0: no bound")
+	fs.IntVar(&c.MaxStarting, "sessions.max-starting", c.MaxStarting, "sessions that are being started at once, of all tenants; a request for one more is told to come again; 0: no bound")
 	fs.IntVar(&c.MaxRestarts, "sessions.max-restarts", c.MaxRestarts, "restarts of a session's runner that keeps dying before the session has failed")
 	fs.DurationVar(&c.RestartReset, "sessions.restart-reset", c.RestartReset, "a runner that lived so long begins a new count of restarts")
 	fs.DurationVar(&c.Retention, "sessions.retention", c.Retention, "keep the history and the log of an ended session for so long; 0: for ever")

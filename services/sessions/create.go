@@ -51,6 +51,9 @@ func (s *Service) create(ctx context.Context, req api.CreateSessionRequest) (api
 	}
 	rec.ID, rec.RequestHash = id, hash
 	key := bus.Key{Tenant: p.Tenant, ID: id}
+	if err := s.crowded(); err != nil {
+		return api.Session{}, err
+	}
 	release, err := s.quotas.admit(key, p.ID)
 	if err != nil {
 		return api.Session{}, err

@@ -12,6 +12,19 @@ import (
 // quotaRetry is what a caller whose quota is used up is told to wait: sessions end by hand or by their ttl.
 const quotaRetry = 30 * time.Second
 
+// crowdedRetry is what a caller is told to wait while too many sessions are being started: some seconds see many of them through.
+const crowdedRetry = 5 * time.Second
+
+// crowded returns exhausted when as many sessions are being started as may be, whoever's they are. Who comes now would wait behind them until the
+// start timeout; it is better told to come again.
+func (s *Service) crowded() error {
+	n := s.view.Len(indexStarting, allStarting)
+	if s.cfg.MaxStarting <= 0 || n < s.cfg.MaxStarting {
+		return nil
+	}
+	return &api.Error{Code: api.CodeExhausted, RetryAfter: crowdedRetry, Detail: plural(n, "session") + " are being started, and that is as many as may be at once"}
+}
+
 // quotas bounds live sessions per user and tenant. Live are all that have not ended, paused ones included: they hold a workspace.
 type quotas struct {
 	cfg     Config

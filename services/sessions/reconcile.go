@@ -203,6 +203,10 @@ func (s *Service) keepRunning(ctx context.Context, e bus.Entry[api.SessionRecord
 
 // start has the runtime start the current incarnation.
 func (s *Service) start(ctx context.Context, e bus.Entry[api.SessionRecord]) error {
+	if wait := s.tracker.see(e.Key).notBefore.Sub(s.now()); wait > 0 {
+		s.enqueueAfter(e.Key, wait)
+		return nil
+	}
 	_, late := s.deps.Runtime.(LateBinder) // it makes a place; the runner there asks for what is secret
 	l, err := s.launchOf(ctx, e, !late)
 	switch {
@@ -222,6 +226,10 @@ func (s *Service) start(ctx context.Context, e bus.Entry[api.SessionRecord]) err
 		return s.restart(ctx, e, unwatched, true)
 	case api.CodeInvalid:
 		return s.fail(ctx, e, detailOf(err))
+	}
+	var told *api.Error
+	if asError(err, &told) && told.RetryAfter > 0 { // who has too much to do says when to come again
+		s.tracker.with(e.Key, func(k *tracked) { k.notBefore = s.now().Add(min(told.RetryAfter, retryMost)) })
 	}
 	if err != nil {
 		return fmt.Errorf("start runner: %w", err)

@@ -91,7 +91,11 @@ const (
 	indexOwner      = "owner"
 	indexLiveTenant = "live-tenant"
 	indexLiveOwner  = "live-owner"
+	indexStarting   = "starting"
 )
+
+// allStarting is the only value of indexStarting.
+const allStarting = "*"
 
 func ownerValue(tenant, owner string) string { return tenant + "/" + owner }
 
@@ -208,6 +212,12 @@ func indexes() map[string]func(bus.Entry[api.SessionRecord]) []string {
 		indexOwner:      func(e entry) []string { return []string{ownerValue(e.Key.Tenant, e.State.Owner)} },
 		indexLiveTenant: func(e entry) []string { return live(e, e.Key.Tenant) },
 		indexLiveOwner:  func(e entry) []string { return live(e, ownerValue(e.Key.Tenant, e.State.Owner)) },
+		indexStarting: func(e entry) []string {
+			if e.State.State == api.StatePending || e.State.State == api.StateStarting {
+				return []string{allStarting}
+			}
+			return nil
+		},
 	}
 }
 

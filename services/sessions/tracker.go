@@ -17,15 +17,16 @@ type tracker struct {
 
 // tracked is what is known of one session.
 type tracked struct {
-	running  int    // the incarnation that the runtime runs; 0: none known
-	ended    int    // the newest incarnation that ended
-	reason   string // how it ended
-	innocent bool   // and it is no sign of a fault
-	failures int    // steps in a row that did not work
-	written  time.Time
-	report   *api.RunnerReportRequest // the newest that is not written
-	touched  time.Time                // when a person last said something
-	announce []announcement
+	running   int       // the incarnation that the runtime runs; 0: none known
+	ended     int       // the newest incarnation that ended
+	reason    string    // how it ended
+	innocent  bool      // and it is no sign of a fault
+	failures  int       // steps in a row that did not work
+	notBefore time.Time // the runtime shall not be asked to start it
+	written   time.Time
+	report    *api.RunnerReportRequest // the newest that is not written
+	touched   time.Time                // when a person last said something
+	announce  []announcement
 }
 
 // announcement is a change of state that the session's log does not show yet.
