@@ -2,8 +2,11 @@
 SHELL := bash
 MODULES := $(shell sed -n 's/^\t\.\///p' go.work)
 PACKAGES := $(addprefix ./,$(addsuffix /...,$(MODULES)))
-# Packages whose tests have the build tag "cluster".
-CLUSTER_PACKAGES := ./services/sessions/kube/clustertest ./deploy/charttest ./deploy/hooks ./deploy/e2e
+# Packages whose tests have the build tag "cluster": of the first all, of the others those that have it, for the rest of them is in "make test".
+CLUSTER_PACKAGES := ./services/sessions/kube/clustertest ./deploy/e2e
+CONTROL_PACKAGES := ./deploy/charttest ./deploy/hooks
+CONTROL_TESTS = $(shell grep -lE '^//go:build cluster' $(addsuffix /*_test.go,$(CONTROL_PACKAGES)) | xargs sed -nE 's/^func (Test[A-Za-z0-9_]+).*/\1/p' | grep -v TestMain | paste -sd'|')
+CLUSTERFLAGS ?=
 GOLANGCI_LINT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 RUN ?= .
 TESTFLAGS ?= -timeout 20m
@@ -32,8 +35,9 @@ test-guest: ## run tests of traffic control on a whole Debian kernel in an emula
 
 test-cluster: ## run the tests that need a real Kubernetes, which they start on this machine (Linux, root; the first time builds it)
 	@.ci/cluster-deps
-	go vet -tags cluster $(CLUSTER_PACKAGES)
-	go test -count=1 -p 1 -tags cluster -timeout 25m $(CLUSTER_PACKAGES)
+	go vet -tags cluster $(CLUSTER_PACKAGES) $(CONTROL_PACKAGES)
+	go test -count=1 -p 1 -tags cluster -timeout 5m $(CLUSTERFLAGS) -run '^($(CONTROL_TESTS))$$' $(CONTROL_PACKAGES)
+	go test -count=1 -p 1 -tags cluster -timeout 25m $(CLUSTERFLAGS) $(CLUSTER_PACKAGES)
 
 test-soak: test-deps ## kill the processes of a yard at random while it works on 2,000 tasks (some ten minutes)
 	go test -count=1 -timeout 90m -v -run TestTasksEndOnce ./services/standalone/promises -tasks 2000
