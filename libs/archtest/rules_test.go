@@ -37,7 +37,7 @@ var homes = map[string][]string{
 	"github.com/creack/pty":    {"services/sessions/runner/terminal"},
 	"github.com/gdamore/tcell": {"services/sessions/runner/terminal"},
 
-	"github.com/coder/websocket": {"services/gateway", "services/standalone/client", "bench"},
+	"github.com/coder/websocket": {"services/gateway", "services/standalone/client", "services/standalone/yardtest", "bench"},
 	"github.com/spf13/cobra":     {"services/standalone/cli", "deploy/cluster/kubeall"},
 	"go.yaml.in/yaml":            {"services/standalone/cli", "libs/tc", "deploy/charttest"},
 	"golang.org/x/term":          {"services/standalone/cli"},

@@ -11,11 +11,11 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"agentyard.dev/libs/api"
-	"agentyard.dev/services/standalone/client"
 	"agentyard.dev/services/standalone/yardtest"
 )
 
@@ -25,8 +25,9 @@ type taskStory struct {
 	states []string // each once, as they followed each other
 	events []api.Event
 	said   string // what the agent and its tools said
+	broke  error  // how its stream ended before the task did
 
-	socket chan []api.Event // the same session's events over /ws, up to the turn's end
+	heard *taskStory // the same over /ws
 }
 
 // storyWithin bounds one task, on a machine that is busy with other tests.
@@ -37,29 +38,20 @@ func (s *taskStory) follow(t *testing.T, c *yardtest.Client, spec api.TaskSpec, 
 	t.Helper()
 	var made api.Task
 	c.Must(t, http.MethodPost, "/api/v1/tasks", spec, &made)
-	s.task, s.socket = made, make(chan []api.Event, 1)
+	s.task, s.heard = made, new(taskStory)
 	stuck := time.AfterFunc(storyWithin, func() {
-		var now api.Task
-		c.Must(t, http.MethodGet, "/api/v1/tasks/"+made.ID, nil, &now)
-		t.Errorf("task %s is %s: %s", made.ID, now.State, now.Reason)
-		c.Must(t, http.MethodPost, "/api/v1/tasks/"+made.ID+"/cancel", nil, nil)
+		_, now, err := c.Do(t.Context(), http.MethodGet, "/api/v1/tasks/"+made.ID, nil)
+		t.Errorf("the task has not ended within %s: %s (%v)", storyWithin, now, err)
+		_, _, _ = c.Do(t.Context(), http.MethodPost, "/api/v1/tasks/"+made.ID+"/cancel", nil) // so that it does
 	})
 	defer stuck.Stop()
-	followed := false
+	ctx, cancel := context.WithTimeout(t.Context(), 2*storyWithin)
+	defer cancel()
+	var socket sync.WaitGroup
+	socket.Go(func() { s.heard.broke = c.TaskSocket(ctx, made.ID, s.heard.tell) })
+	defer socket.Wait()
 	c.TaskEvents(t, made.ID, func(change *api.Change[api.Task], ev *api.Event) bool {
-		if change != nil {
-			s.task = change.State
-			if state := string(s.task.State); len(s.states) == 0 || s.states[len(s.states)-1] != state {
-				s.states = append(s.states, state)
-			}
-			if s.task.State == api.TaskRunning && !followed {
-				followed = true
-				go s.listen(t.Context(), c, s.task.SessionID, s.task.Message)
-			}
-		} else {
-			s.events = append(s.events, *ev)
-			s.said += ev.Content + ev.Delta + string(ev.Raw)
-		}
+		s.tell(change, ev)
 		if each != nil {
 			each(change, ev)
 		}
@@ -67,24 +59,17 @@ func (s *taskStory) follow(t *testing.T, c *yardtest.Client, spec api.TaskSpec, 
 	})
 }
 
-// listen follows the session over /ws until the message's turn has ended.
-func (s *taskStory) listen(ctx context.Context, c *yardtest.Client, session, message string) {
-	var events []api.Event
-	defer func() { s.socket <- events }()
-	cl, err := client.New(c.URL, c.Key)
-	if err != nil {
+// tell adds an event to the story.
+func (s *taskStory) tell(change *api.Change[api.Task], ev *api.Event) {
+	if change == nil {
+		s.events = append(s.events, *ev)
+		s.said += ev.Content + ev.Delta + string(ev.Raw)
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, storyWithin)
-	defer cancel()
-	enough := errors.New("enough")
-	_ = cl.Attach(client.EventsConfig{Session: session}).Run(ctx, func(ev api.Event) error {
-		events = append(events, ev)
-		if ev.Type == api.EventStatus && ev.ReplyTo == message && ev.Activity == api.ActivityIdle {
-			return enough
-		}
-		return nil
-	})
+	s.task = change.State
+	if state := string(s.task.State); len(s.states) == 0 || s.states[len(s.states)-1] != state {
+		s.states = append(s.states, state)
+	}
 }
 
 // succeeded expects the task to have succeeded with its branch pushed, and both streams to have told all that the session's log holds.
@@ -109,7 +94,10 @@ func (s *taskStory) succeeded(t *testing.T, y *yardtest.Yard, branch string) {
 		}
 	}
 	same("SSE", s.events)
-	same("WebSocket", <-s.socket)
+	same("WebSocket", s.heard.events)
+	if got, want := strings.Join(s.heard.states, " "), strings.Join(s.states, " "); got != want || s.heard.broke != nil {
+		t.Errorf("over /ws the task was %s (%v), over SSE %s", got, s.heard.broke, want)
+	}
 }
 
 type download struct {

@@ -189,15 +189,9 @@ func (c *Client) TaskEvents(t testing.TB, task string, f func(*api.Change[api.Ta
 		over := false
 		err := c.sse(ctx, "/api/v1/tasks/"+task+"/events", last, func(id, event string, data []byte) error {
 			last = id
-			var change *api.Change[api.Task]
-			ev := new(api.Event)
-			into := any(ev)
-			if event == "task" {
-				change, ev = new(api.Change[api.Task]), nil
-				into = change
-			}
-			if err := json.Unmarshal(data, into); err != nil {
-				return fmt.Errorf("event %s: %w in %s", id, err, data)
+			change, ev, err := taskEvent(event, data)
+			if err != nil {
+				return fmt.Errorf("event %s: %w", id, err)
 			}
 			over = change != nil && change.State.State.Final()
 			if !f(change, ev) {
