@@ -26,7 +26,7 @@ func TestUplink(t *testing.T) {
 	inhabit(t, other)
 
 	ctx, cancel := context.WithCancel(context.Background())
-	conn := bustest.Connect(t, y.srv, y.ring, "tcagent")
+	conn := bustest.ConnectNode(t, y.srv, y.ring, api.TrafficNodeToken(node))
 	s := tcagent.New(tcagent.Config{Node: node, Namespace: y.lab.Node.Path(), Uplink: uplink.String()}, tcagent.Deps{Bus: conn})
 	ended := make(chan error, 1)
 	go func() { ended <- s.Run(ctx) }()
