@@ -57,6 +57,8 @@ type Event struct {
 	From        uint64           `json:"from,omitempty"`
 	To          uint64           `json:"to,omitempty"`
 	Raw         json.RawMessage  `json:"raw,omitempty"` // the agent's own words, where ours do not carry them
+	// TraceParent is the trace (W3C trace context) of the request that a user's message came with, if it is being recorded.
+	TraceParent string `json:"traceparent,omitempty"`
 }
 
 // Attachment is a file that a user sends with a message.

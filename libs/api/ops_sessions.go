@@ -1,6 +1,9 @@
 package api
 
-import "encoding/json"
+import (
+	"encoding/json"
+	"time"
+)
 
 // Operations of the sessions service.
 var (
@@ -205,8 +208,21 @@ type RunnerReportRequest struct {
 	Endpoint    string   `json:"endpoint,omitempty"`
 	// ActiveAt is the Unix time in milliseconds of the last sign of work.
 	ActiveAt int64 `json:"active_at,omitempty"`
+	// Turns are those that ended since the last report that was answered, of messages that belong to a trace; at most MaxTurns.
+	Turns []RunnerTurn `json:"turns,omitempty"`
 	// Version grows with each change of what this incarnation reports; zero: a runner that does not count.
 	Version uint64 `json:"version,omitempty"`
+}
+
+// MaxTurns bounds RunnerReportRequest.Turns.
+const MaxTurns = 32
+
+// RunnerTurn is a turn as a trace has it: a runner sends no spans itself, for its session reaches the bus only.
+type RunnerTurn struct {
+	TraceParent string    `json:"traceparent"` // of the message (Event.TraceParent)
+	MessageID   string    `json:"message_id"`
+	Began       time.Time `json:"began"`
+	Ended       time.Time `json:"ended"`
 }
 
 // RunnerReportResponse tells a superseded runner to stop.

@@ -87,6 +87,7 @@ func (s *Service) created(ctx context.Context, e bus.Entry[api.SessionRecord], r
 		id := api.DeriveID(api.KindMessage, e.Key.Tenant, e.Key.ID, "prompt")
 		_, _, err := s.events.AppendUser(work, e.Key.Tenant, e.Key.ID, id, api.Event{
 			Type: api.EventUserMessage, At: s.now().UTC(), Actor: e.State.Owner, MessageID: id, Content: req.Prompt,
+			TraceParent: traceParent(ctx),
 		})
 		if err != nil {
 			return api.Session{}, err

@@ -49,6 +49,7 @@ func (s *Service) send(ctx context.Context, req api.SendMessageRequest) (api.Acc
 	s.tracker.touch(e.Key, s.now())
 	seq, duplicate, err := s.events.AppendUser(ctx, e.Key.Tenant, e.Key.ID, id, api.Event{
 		Type: api.EventUserMessage, At: s.now().UTC(), Actor: p.ID, MessageID: id, Content: req.Content, Attachments: req.Attachments,
+		TraceParent: traceParent(ctx),
 	})
 	if err != nil {
 		return api.Accepted{}, err

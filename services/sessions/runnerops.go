@@ -42,6 +42,8 @@ func (s *Service) report(ctx context.Context, req api.RunnerReportRequest) (api.
 			return api.RunnerReportResponse{Stop: true}, nil
 		}
 	}
+	trace(key, req.Turns)
+	req.Turns = nil
 	now := s.now()
 	var wait time.Duration
 	s.tracker.with(key, func(k *tracked) {

@@ -254,6 +254,7 @@ func (r *runner) turn(ctx context.Context, s *supervisor, t *turn) error {
 	defer r.queue.done()
 	r.current.Store(t)
 	defer r.current.Store(nil)
+	t.began = time.Now()
 	r.talk.user(t.item.MessageID, t.item.Content)
 	if t.item.own {
 		if err := r.append(ctx, t.item.Event); err != nil {

@@ -2,6 +2,7 @@ package runner
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -74,7 +75,24 @@ func (s *state) spend(u api.Usage) {
 func (s *state) snapshot() api.RunnerReportRequest {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.now
+	now := s.now
+	now.Turns = slices.Clone(s.now.Turns)
+	return now
+}
+
+// turned notes a turn for its trace; the next report carries it. Of too many the oldest are forgotten.
+func (s *state) turned(t api.RunnerTurn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.now.Turns = append(s.now.Turns, t)
+	s.now.Turns = s.now.Turns[max(0, len(s.now.Turns)-api.MaxTurns):]
+}
+
+// told forgets the turns of a report that was answered.
+func (s *state) told(turns []api.RunnerTurn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.now.Turns = slices.DeleteFunc(s.now.Turns, func(t api.RunnerTurn) bool { return slices.Contains(turns, t) })
 }
 
 func (s *state) mark() api.RunnerMark {
@@ -135,6 +153,10 @@ func (r *runner) report(ctx context.Context) error {
 func (r *runner) reportOnce(ctx context.Context, timeout time.Duration) (stop bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	res, err := rpc.CallAsSession(ctx, r.client, r.launch.Tenant, r.launch.Session, api.RunnerReport, r.state.snapshot())
+	now := r.state.snapshot()
+	res, err := rpc.CallAsSession(ctx, r.client, r.launch.Tenant, r.launch.Session, api.RunnerReport, now)
+	if err == nil {
+		r.state.told(now.Turns)
+	}
 	return res.Stop, err
 }

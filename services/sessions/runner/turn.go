@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"time"
 
 	"agentyard.dev/libs/api"
 )
@@ -15,6 +16,8 @@ import (
 type turn struct {
 	r    *runner
 	item item
+	// began is when the runner took the message; set before anything else of the turn.
+	began time.Time
 
 	mu          sync.Mutex
 	text        text
@@ -135,6 +138,9 @@ func (t *turn) end(ctx context.Context, note string) error {
 	}
 	final := t.message()
 	final.Final = true
+	if t.item.TraceParent != "" {
+		t.r.state.turned(api.RunnerTurn{TraceParent: t.item.TraceParent, MessageID: t.item.MessageID, Began: t.began.UTC(), Ended: time.Now().UTC()})
+	}
 	mark := t.r.state.end(t.item, t.r.queue.interruptSeq())
 	return t.r.append(ctx, final, statusEvent(api.ActivityIdle, t.item.MessageID, mark))
 }
