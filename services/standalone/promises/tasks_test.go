@@ -186,7 +186,8 @@ func (c *tenantClient) enqueue(ctx context.Context, t *testing.T, n int) {
 		case 1:
 			specs[i].Prompt, says[i] = "sleep 300ms", "slept 300ms"
 		case 3:
-			specs[i].Prompt, specs[i].Command = "", "printf x >> made; wc -c < made; echo "+says[i]
+			specs[i].Prompt, specs[i].Command = "", "printf %s '"+says[i]+"' > made; cat made"
+			specs[i].Artifacts = []string{"made"}
 		}
 	}
 	for from := 0; from < n; {
@@ -284,6 +285,13 @@ func (c *tenantClient) check(t *testing.T, id string) int {
 	}
 	if !strings.Contains(last.Result.Summary, c.tasks[id]) {
 		t.Errorf("task %s of %s ended with %q, want %q", id, c.name, last.Result.Summary, c.tasks[id])
+	}
+	if len(last.Artifacts) > 0 {
+		// Only a session that somebody ended before its files were kept has none.
+		kept, problems := last.Result.Artifacts, strings.Join(last.Result.Problems, "; ")
+		if whole := len(kept) == 1 && kept[0].Size == int64(len(c.tasks[id])); !whole && !strings.Contains(problems, "does not run any more") {
+			t.Errorf("task %s of %s left %+v of %q: %s", id, c.name, kept, c.tasks[id], problems)
+		}
 	}
 	var ended time.Time
 	for i, session := range sessions {
