@@ -183,7 +183,7 @@ func (s *taskScheduler) ended() (int, error) {
 
 // awaitEnded waits until n tasks have ended well.
 func (s *taskScheduler) awaitEnded(ctx context.Context, n int) error {
-	const look = 2 * time.Millisecond
+	const look = 20 * time.Millisecond // to look is work that counts
 	tick := time.NewTicker(look)
 	defer tick.Stop()
 	for {
