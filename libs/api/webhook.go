@@ -73,14 +73,6 @@ type Notice struct {
 	Schedule *Schedule `json:"schedule,omitempty"`
 }
 
-// WebhookRecord is a webhook as the WEBHOOKS ledger keeps it. It never leaves the scheduler.
-type WebhookRecord struct {
-	Webhook
-	Keys []string `json:"keys"` // beside Secrets
-	// All says that its owner may read all tasks of the tenant, so that Events are those of all.
-	All bool `json:"all,omitempty"`
-}
-
 // DeliveryRecord is a delivery as the DELIVERIES ledger keeps it.
 type DeliveryRecord struct {
 	Delivery

@@ -313,6 +313,15 @@ func (l *Ledger[T]) PurgeAt(ctx context.Context, key Key, rev uint64) error {
 	return l.c.purge(ctx, l.stream, subject, 1)
 }
 
+// Forget erases the history of an entity: its newest change stays, and is all that is known of it.
+func (l *Ledger[T]) Forget(ctx context.Context, key Key) error {
+	subject, err := l.subject(key)
+	if err != nil {
+		return err
+	}
+	return l.c.purge(ctx, l.stream, subject, 1)
+}
+
 // purge removes the messages of subject, but the newest keep ones.
 func (c *Conn) purge(ctx context.Context, stream, subject string, keep uint64) error {
 	body, err := json.Marshal(map[string]any{"filter": subject, "keep": keep})

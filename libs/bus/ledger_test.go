@@ -173,6 +173,24 @@ func TestLedger(t *testing.T) {
 		}
 	})
 
+	t.Run("forget leaves the newest change", func(t *testing.T) {
+		other := bus.Key{Tenant: key.Tenant, ID: "forgetful"}
+		if _, err := l.Create(ctx, other, meta, thing{N: 1}); err != nil {
+			t.Fatal(err)
+		}
+		e, err := l.Update(ctx, other, meta, func(thing) (thing, error) { return thing{N: 2}, nil })
+		if err == nil {
+			err = l.Forget(ctx, other)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		all, err := l.History(ctx, other, 0, 100)
+		if err != nil || len(all) != 1 || all[0].Rev != e.Rev || all[0].State.N != 2 {
+			t.Errorf("%+v, %v", all, err)
+		}
+	})
+
 	t.Run("purge on a condition spares what was changed", func(t *testing.T) {
 		wantCode(t, l.PurgeAt(ctx, key, first.Rev), api.CodeConflict)
 		now, err := l.Get(ctx, key)

@@ -31,7 +31,9 @@ type Config struct {
 	MaxArtifacts int64
 	// WebhookAllowPrivate lets webhooks lead to private addresses and by plain http.
 	WebhookAllowPrivate bool
-	Replicas            int // of the ledgers on a bus of several servers
+	// SecretKeysFile holds the keys that seal the signing secrets of webhooks (seal.ParseKeys), the one that seals first.
+	SecretKeysFile string
+	Replicas       int // of the ledgers on a bus of several servers
 }
 
 // DefaultConfig returns the defaults.
@@ -59,6 +61,7 @@ func (c *Config) Register(fs *flag.FlagSet) {
 	fs.DurationVar(&c.ArtifactRetention, "scheduler.artifact-retention", c.ArtifactRetention, "keep the files of a task that has ended for so long, unless its queue says otherwise; 0: as long as the task")
 	fs.Int64Var(&c.MaxArtifacts, "scheduler.max-artifacts", c.MaxArtifacts, "bytes of the files that one task may leave")
 	fs.BoolVar(&c.WebhookAllowPrivate, "scheduler.webhook-allow-private", c.WebhookAllowPrivate, "let webhooks lead to private addresses and by plain http: when all who may make one may reach your network")
+	fs.StringVar(&c.SecretKeysFile, "scheduler.secret-keys-file", c.SecretKeysFile, "file with the keys that seal the signing secrets of webhooks, 32 bytes in base64 a line, the newest first")
 	fs.IntVar(&c.Replicas, "scheduler.replicas", c.Replicas, "copies of the ledgers on a bus of several servers")
 }
 

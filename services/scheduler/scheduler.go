@@ -39,6 +39,8 @@ type Deps struct {
 	Now     func() time.Time      // nil: time.Now
 	// Denied, if set, is told of each refused operation. It must not block.
 	Denied func(ctx context.Context, op api.OpInfo, p api.Principal, err error)
+	// SealKey seals the signing secrets of webhooks where Config.SecretKeysFile names no other key; nil: none.
+	SealKey []byte
 	// Did, if set, is told of each thing that the service did by itself, for the audit log. It must not block.
 	Did func(tenant, action, object, detail string)
 	// Execute, if set, runs a task in the place of a session. It is for measuring what the rest costs.

@@ -2,12 +2,15 @@ package scheduler
 
 import (
 	"context"
+	"fmt"
+	"os"
 	"slices"
 	"strconv"
 	"time"
 
 	"agentyard.dev/libs/api"
 	"agentyard.dev/libs/bus"
+	"agentyard.dev/libs/seal"
 	"agentyard.dev/services/scheduler/schedule"
 	"agentyard.dev/services/scheduler/webhook"
 )
@@ -18,6 +21,10 @@ const indexSchedule = "schedule"
 // openSchedules makes the parts that make tasks at planned times and that tell others of them.
 func (s *Service) openSchedules(ctx context.Context) error {
 	clock := ownClock{now: s.now}
+	keys, err := s.sealKeys()
+	if err != nil {
+		return err
+	}
 	s.schedules = schedule.New(schedule.Deps{
 		Bus: s.deps.Bus, Tasks: scheduled{s}, Replicas: s.cfg.Replicas, Holder: s.id, Clock: clock, Logger: s.log,
 		Allowed: func(ctx context.Context, owner schedule.Owner) error {
@@ -26,12 +33,34 @@ func (s *Service) openSchedules(ctx context.Context) error {
 		},
 	})
 	s.webhooks = webhook.New(webhook.Deps{
-		Bus: s.deps.Bus, Replicas: s.cfg.Replicas, Holder: s.id, AllowPrivate: s.cfg.WebhookAllowPrivate, Clock: clock, Logger: s.log,
+		Bus: s.deps.Bus, Replicas: s.cfg.Replicas, Holder: s.id, AllowPrivate: s.cfg.WebhookAllowPrivate, Clock: clock, Keys: keys, Logger: s.log,
 	})
 	if err := s.schedules.Open(ctx); err != nil {
 		return err
 	}
 	return s.webhooks.Open(ctx)
+}
+
+// sealKeys returns the keys of the configured file and the yard's own; nil when there is neither.
+func (s *Service) sealKeys() (*seal.Keys, error) {
+	var keys [][]byte
+	if path := s.cfg.SecretKeysFile; path != "" {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			return nil, fmt.Errorf("-scheduler.secret-keys-file: %w", err)
+		}
+		if keys, err = seal.ParseKeys(text); err != nil {
+			return nil, fmt.Errorf("-scheduler.secret-keys-file: %s: %w", path, err)
+		}
+	}
+	if s.deps.SealKey != nil {
+		keys = append(keys, s.deps.SealKey) // what was sealed before there was a file still opens
+	}
+	if len(keys) == 0 {
+		s.log.Warn("the signing secrets of webhooks are not sealed on the bus; name a file with -scheduler.secret-keys-file")
+		return nil, nil //nolint:nilnil // as before there was sealing
+	}
+	return seal.NewKeys(keys...)
 }
 
 // tellSchedules tells those who wait for it that a task has changed.

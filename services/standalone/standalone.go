@@ -127,7 +127,10 @@ func (y *yard) makeAuth(_ string, conn *bus.Conn, logger *slog.Logger) (service,
 
 func (y *yard) makeSessions(name string, conn *bus.Conn, logger *slog.Logger) (service, error) {
 	local := y.cfg.Process
-	if file := y.cfg.Sessions.SecretKeysFile; file != "" { // agents may have the yard's own user id
+	for _, file := range []string{y.cfg.Sessions.SecretKeysFile, y.cfg.Scheduler.SecretKeysFile} { // agents may have the yard's own user id
+		if file == "" {
+			continue
+		}
 		abs, err := filepath.Abs(file)
 		if err != nil {
 			return nil, fmt.Errorf("hide %s from agents: %w", file, err)
@@ -181,8 +184,12 @@ func (y *yard) makeScheduler(name string, conn *bus.Conn, logger *slog.Logger) (
 	denials, acts := trust.NewDenials(client, logger), trust.NewActs(client, logger)
 	y.daemon.Add("scheduler denials", denials.Run)
 	y.daemon.Add("scheduler acts", acts.Run)
+	seals, err := y.keys.SessionIssuer().DeriveKey("webhooks")
+	if err != nil {
+		return nil, fmt.Errorf("derive the key for the secrets of webhooks: %w", err)
+	}
 	return scheduler.New(y.cfg.Scheduler, scheduler.Deps{
-		Bus: conn, Auth: token.NewVerifier(keys, keys, nil), Logger: logger, Metrics: y.daemon.Metrics, Denied: denials.Denied, Did: acts.Did,
+		Bus: conn, Auth: token.NewVerifier(keys, keys, nil), Logger: logger, Metrics: y.daemon.Metrics, Denied: denials.Denied, Did: acts.Did, SealKey: seals,
 	}), nil
 }
 

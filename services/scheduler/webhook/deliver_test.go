@@ -186,19 +186,21 @@ func TestRetry(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for n := 1; n < maxAttempts; n++ {
-			r.delivery(t, ada, "never", "an attempt", func(d api.Delivery) bool { return d.Attempts == n })
-			y.clock.Move(2 * backoffMax)
+		failed := func(d api.Delivery) bool {
+			y.clock.Move(2 * backoffMax) // again and again: an attempt ends a little after its outcome can be seen, and the pause counts from there
+			return d.State == api.DeliveryFailed
 		}
-		if d := r.delivery(t, ada, "never", "its end", in(api.DeliveryFailed)); d.Attempts != maxAttempts || d.EndedAt == nil {
+		if d := r.delivery(t, ada, "never", "its end", failed); d.Attempts != maxAttempts || d.EndedAt == nil {
 			t.Errorf("%+v", d)
 		}
 		to.answer(http.StatusOK)
 		if _, err := r.redeliver(as(ada), api.RedeliverRequest{Name: "never", ID: d.ID}); err != nil {
 			t.Fatal(err)
 		}
-		y.clock.Move(time.Hour)
-		r.delivery(t, ada, "never", "its good end", in(api.DeliveryDelivered))
+		r.delivery(t, ada, "never", "its good end", func(d api.Delivery) bool {
+			y.clock.Move(time.Hour)
+			return d.State == api.DeliveryDelivered
+		})
 		if _, err := r.redeliver(as(ada), api.RedeliverRequest{Name: "never", ID: d.ID}); api.CodeOf(err) != api.CodeConflict {
 			t.Errorf("what was delivered is sent again: %v", err)
 		}

@@ -123,7 +123,7 @@ func (r *reader) open(ctx context.Context) error {
 }
 
 func (s *Service) anyWebhook() (any bool) {
-	s.byName.All(func(bus.Entry[api.WebhookRecord]) bool {
+	s.byName.All(func(bus.Entry[record]) bool {
 		any = true
 		return false
 	})
@@ -132,7 +132,7 @@ func (s *Service) anyWebhook() (any bool) {
 
 // deliver writes the deliveries of one change. It may be called again for the same.
 func (r *reader) deliver(ctx context.Context, c change) error {
-	hooks := r.s.byName.List(byTenant, c.Key.Tenant, 0, maxWebhooks, func(e bus.Entry[api.WebhookRecord]) bool {
+	hooks := r.s.byName.List(byTenant, c.Key.Tenant, 0, maxWebhooks, func(e bus.Entry[record]) bool {
 		return !e.State.Disabled && !e.State.CreatedAt.After(c.At)
 	})
 	if len(hooks) == 0 || c.Deleted {
@@ -168,7 +168,7 @@ func asksFor(types []string, one string) bool {
 }
 
 // enqueue writes a delivery, once for one event and webhook.
-func (s *Service) enqueue(ctx context.Context, h bus.Entry[api.WebhookRecord], n api.Notice, body json.RawMessage) (bus.Entry[api.DeliveryRecord], error) {
+func (s *Service) enqueue(ctx context.Context, h bus.Entry[record], n api.Notice, body json.RawMessage) (bus.Entry[api.DeliveryRecord], error) {
 	now := s.deps.Clock.Now().UTC()
 	d := api.DeliveryRecord{Body: body, Delivery: api.Delivery{
 		ID:     api.DeriveID(api.KindDelivery, h.Key.Tenant, h.Key.ID, strconv.FormatUint(h.Created, 10), n.ID),

@@ -19,7 +19,6 @@ const (
 	// rotation is how long an old secret signs beside the new one, unless asked otherwise.
 	rotation    = 24 * time.Hour
 	maxRotation = 7 * 24 * time.Hour
-	maxKeys     = 2
 )
 
 // types are the events that a webhook can ask for; noun.* is all of a noun.
@@ -44,7 +43,7 @@ func (s *Service) Register(server *rpc.Server) {
 	rpc.Handle(server, api.Redeliver, s.redeliver)
 }
 
-func public(e bus.Entry[api.WebhookRecord]) api.Webhook {
+func public(e bus.Entry[record]) api.Webhook {
 	w := e.State.Webhook
 	w.Rev = e.Rev
 	return w
@@ -56,28 +55,18 @@ func shown(e bus.Entry[api.DeliveryRecord]) api.Delivery {
 	return d
 }
 
-// activeKeys returns the secrets that sign at a time.
-func activeKeys(w api.WebhookRecord, now time.Time) (keys []string) {
-	for i, secret := range w.Secrets {
-		if i < len(w.Keys) && (secret.ExpiresAt == nil || now.Before(*secret.ExpiresAt)) {
-			keys = append(keys, w.Keys[i])
-		}
-	}
-	return keys
-}
-
 // find returns a webhook of the caller's tenant on which the caller holds perm; what is missing and what is another's is not_found alike.
-func (s *Service) find(ctx context.Context, perm api.Permission, name string) (bus.Entry[api.WebhookRecord], api.Principal, error) {
+func (s *Service) find(ctx context.Context, perm api.Permission, name string) (bus.Entry[record], api.Principal, error) {
 	p, ok := api.PrincipalFrom(ctx)
 	if !ok {
-		return bus.Entry[api.WebhookRecord]{}, p, api.Errorf(api.CodeUnauthenticated, "no valid credential came with the request")
+		return bus.Entry[record]{}, p, api.Errorf(api.CodeUnauthenticated, "no valid credential came with the request")
 	}
 	if api.ValidName(name) {
 		if e, ok := s.byName.Get(bus.Key{Tenant: p.Tenant, ID: name}); ok && p.CanOn(perm, e.Key.Tenant, e.State.Owner) {
 			return e, p, nil
 		}
 	}
-	return bus.Entry[api.WebhookRecord]{}, p, api.Errorf(api.CodeNotFound, "there is no webhook %q", clip(name, 40))
+	return bus.Entry[record]{}, p, api.Errorf(api.CodeNotFound, "there is no webhook %q", clip(name, 40))
 }
 
 func (s *Service) check(target string, events []string) error {
@@ -117,12 +106,15 @@ func (s *Service) create(ctx context.Context, req api.CreateWebhookRequest) (api
 	}
 	now := s.deps.Clock.Now().UTC()
 	key, secret := newKey(now)
-	rec := api.WebhookRecord{
+	rec := record{
 		Webhook: api.Webhook{
 			Name: req.Name, Tenant: p.Tenant, Owner: p.ID, URL: req.URL, Events: req.Events,
 			Secrets: []api.WebhookSecret{secret}, CreatedAt: now,
 		},
-		Keys: []string{key}, All: p.Can(api.TaskRead.Any()),
+		All: p.Can(api.TaskRead.Any()),
+	}
+	if err := s.keep(&rec, key); err != nil {
+		return none, err
 	}
 	e, err := s.webhooks.Create(ctx, bus.Key{Tenant: p.Tenant, ID: req.Name}, bus.Meta{Actor: p.ID, Verb: "create"}, rec)
 	if api.CodeOf(err) == api.CodeConflict {
@@ -141,7 +133,7 @@ func (s *Service) list(ctx context.Context, req api.List) (api.Page[api.Webhook]
 	if err != nil {
 		return out, err
 	}
-	entries := s.byName.List(byTenant, p.Tenant, before, limit+1, func(e bus.Entry[api.WebhookRecord]) bool {
+	entries := s.byName.List(byTenant, p.Tenant, before, limit+1, func(e bus.Entry[record]) bool {
 		return p.CanOn(api.TaskRead, e.Key.Tenant, e.State.Owner)
 	})
 	if len(entries) > limit {
@@ -177,7 +169,7 @@ func (s *Service) update(ctx context.Context, req api.UpdateWebhookRequest) (api
 	if err != nil {
 		return api.Webhook{}, err
 	}
-	e, err = s.webhooks.UpdateAt(ctx, e.Key, req.IfMatch, bus.Meta{Actor: p.ID, Verb: "update"}, func(w api.WebhookRecord) (api.WebhookRecord, error) {
+	e, err = s.webhooks.UpdateAt(ctx, e.Key, req.IfMatch, bus.Meta{Actor: p.ID, Verb: "update"}, func(w record) (record, error) {
 		if req.URL != nil {
 			w.URL = *req.URL
 		}
@@ -219,13 +211,17 @@ func (s *Service) rotate(ctx context.Context, req api.RotateWebhookRequest) (api
 	}
 	now := s.deps.Clock.Now().UTC()
 	key, secret := newKey(now)
-	e, err = s.webhooks.Update(ctx, e.Key, bus.Meta{Actor: p.ID, Verb: "rotate"}, func(w api.WebhookRecord) (api.WebhookRecord, error) {
+	e, err = s.webhooks.Update(ctx, e.Key, bus.Meta{Actor: p.ID, Verb: "rotate"}, func(w record) (record, error) {
+		keys, err := s.secretsOf(w)
+		if err != nil || len(keys) == 0 { // what cannot be opened signs no more; a new secret is the way out
+			w.Secrets = []api.WebhookSecret{secret}
+			return w, s.keep(&w, key)
+		}
 		until := now.Add(overlap)
 		old := w.Secrets[0]
 		old.ExpiresAt = &until
 		w.Secrets = []api.WebhookSecret{secret, old}
-		w.Keys = []string{key, w.Keys[0]}[:maxKeys]
-		return w, nil
+		return w, s.keep(&w, key, keys[0])
 	})
 	if err != nil {
 		return none, err

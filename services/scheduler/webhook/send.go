@@ -286,7 +286,7 @@ type answer struct {
 }
 
 // send posts a delivery.
-func (s *Service) send(ctx context.Context, hook api.WebhookRecord, d api.DeliveryRecord) answer {
+func (s *Service) send(ctx context.Context, hook record, d api.DeliveryRecord) answer {
 	if _, err := CheckURL(hook.URL, s.deps.AllowPrivate); err != nil {
 		return answer{err: fmt.Errorf("its URL %w", err), final: true}
 	}
@@ -297,11 +297,15 @@ func (s *Service) send(ctx context.Context, hook api.WebhookRecord, d api.Delive
 		return answer{err: errors.New("its URL cannot be used"), final: true}
 	}
 	now := s.deps.Clock.Now()
+	keys, err := s.activeKeys(hook, now)
+	if err != nil {
+		return answer{err: errors.New("its signing secret cannot be opened; rotate it")}
+	}
 	req.Header.Set("Content-Type", "application/json")
 	req.Header.Set("User-Agent", "agentyard-webhook/1")
 	req.Header.Set(EventHeader, d.EventType)
 	req.Header.Set(DeliveryHeader, d.ID)
-	req.Header.Set(SignatureHeader, Sign(d.Body, now, activeKeys(hook, now)...))
+	req.Header.Set(SignatureHeader, Sign(d.Body, now, keys...))
 	resp, err := s.client.Do(req)
 	if err != nil {
 		return answer{err: plain(err)}

@@ -18,6 +18,7 @@ import (
 	"agentyard.dev/libs/api"
 	"agentyard.dev/libs/bus"
 	"agentyard.dev/libs/parts"
+	"agentyard.dev/libs/seal"
 )
 
 // Clock is the time, and a way to wait for it.
@@ -36,7 +37,9 @@ type Deps struct {
 	AllowPrivate bool
 	Transport    func(*http.Transport) // changes how deliveries are sent; nil: nothing
 	Clock        Clock
-	Logger       *slog.Logger // nil: none
+	// Keys seal the signing secrets; nil: they are kept as they are.
+	Keys   *seal.Keys
+	Logger *slog.Logger // nil: none
 }
 
 // Service keeps webhooks and, while it holds the lease, serves them.
@@ -44,8 +47,8 @@ type Service struct {
 	deps       Deps
 	log        *slog.Logger
 	client     *http.Client
-	webhooks   *bus.Ledger[api.WebhookRecord]
-	byName     *bus.View[api.WebhookRecord]
+	webhooks   *bus.Ledger[record]
+	byName     *bus.View[record]
 	deliveries *bus.Ledger[api.DeliveryRecord]
 	view       *bus.View[api.DeliveryRecord]
 	noticed    *bus.Ledger[position]
@@ -82,7 +85,7 @@ func New(deps Deps) *Service {
 // Open makes the ledgers; it waits for the bus. The other methods need it.
 func (s *Service) Open(ctx context.Context) (err error) {
 	conn := s.deps.Bus
-	if s.webhooks, err = bus.OpenLedger[api.WebhookRecord](ctx, conn, bus.LedgerConfig{Noun: "webhooks", Replicas: s.deps.Replicas, History: 64}); err != nil {
+	if s.webhooks, err = bus.OpenLedger[record](ctx, conn, bus.LedgerConfig{Noun: "webhooks", Replicas: s.deps.Replicas, History: 64}); err != nil {
 		return err
 	}
 	if s.deliveries, err = bus.OpenLedger[api.DeliveryRecord](ctx, conn, bus.LedgerConfig{
@@ -93,11 +96,11 @@ func (s *Service) Open(ctx context.Context) (err error) {
 	if s.noticed, err = bus.OpenLedger[position](ctx, conn, bus.LedgerConfig{Noun: "noticed", Replicas: s.deps.Replicas, History: 2}); err != nil {
 		return err
 	}
-	s.byName = s.webhooks.View(bus.ViewConfig[api.WebhookRecord]{
-		Indexes: map[string]func(bus.Entry[api.WebhookRecord]) []string{
-			byTenant: func(e bus.Entry[api.WebhookRecord]) []string { return []string{e.Key.Tenant} },
+	s.byName = s.webhooks.View(bus.ViewConfig[record]{
+		Indexes: map[string]func(bus.Entry[record]) []string{
+			byTenant: func(e bus.Entry[record]) []string { return []string{e.Key.Tenant} },
 		},
-		OnChange: func(_ *bus.Entry[api.WebhookRecord], now bus.Entry[api.WebhookRecord]) {
+		OnChange: func(_ *bus.Entry[record], now bus.Entry[record]) {
 			s.Changed()
 			s.sender.webhookChanged(now.Key)
 		},
@@ -165,6 +168,7 @@ func (s *Service) Run(ctx context.Context) error {
 // lead serves until ctx ends.
 func (s *Service) lead(ctx context.Context, _ uint64) {
 	s.log.InfoContext(ctx, "serves webhooks")
+	s.seal(ctx)
 	var work sync.WaitGroup
 	work.Go(func() { s.follow(ctx) })
 	work.Go(func() { s.sender.run(ctx) })

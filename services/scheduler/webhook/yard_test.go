@@ -14,6 +14,7 @@ import (
 	"agentyard.dev/libs/api"
 	"agentyard.dev/libs/bus"
 	"agentyard.dev/libs/bus/bustest"
+	"agentyard.dev/libs/seal"
 	"agentyard.dev/services/scheduler/clocktest"
 )
 
@@ -53,9 +54,14 @@ type replica struct {
 
 func (y *yard) start() *replica {
 	y.t.Helper()
+	return y.startWith(nil)
+}
+
+func (y *yard) startWith(keys *seal.Keys) *replica {
+	y.t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	r := &replica{conn: bustest.ConnectInProcess(y.t, y.srv, y.ring, "scheduler")}
-	r.Service = New(Deps{Bus: r.conn, Holder: api.NewID('r'), LeaseTTL: 600 * time.Millisecond, AllowPrivate: true, Clock: y.clock})
+	r.Service = New(Deps{Bus: r.conn, Holder: api.NewID('r'), LeaseTTL: 600 * time.Millisecond, AllowPrivate: true, Clock: y.clock, Keys: keys})
 	if err := r.Open(ctx); err != nil {
 		y.t.Fatal(err)
 	}

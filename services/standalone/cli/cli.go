@@ -86,7 +86,7 @@ func (a *app) root() *cobra.Command {
 			root.AddCommand(c)
 		}
 	}
-	in("client", a.login(), a.logout(), a.session(), a.task(), a.queue(), a.schedule(), a.profile(), a.traffic(), a.keys(), a.users(), a.tenants())
+	in("client", a.login(), a.logout(), a.session(), a.task(), a.queue(), a.schedule(), a.webhook(), a.profile(), a.secret(), a.traffic(), a.keys(), a.users(), a.tenants())
 	in("server", a.up(), a.doctor(), a.bus(), a.sweep())
 	root.AddCommand(a.versionCommand())
 	root.AddCommand(a.hidden()...)
