@@ -197,11 +197,13 @@ type TaskAttempt struct {
 	Attempt int    `json:"attempt"`
 	Session string `json:"session,omitempty"`
 	// Fence is the revision of its assignment. What another assignment reports is refused.
-	Fence     uint64     `json:"fence,omitempty"`
-	Outcome   string     `json:"outcome,omitempty"` // succeeded, failed, lost, timeout, cancelled, expired; empty: goes on
-	Reason    string     `json:"reason,omitempty"`
-	StartedAt time.Time  `json:"started_at"`
-	EndedAt   *time.Time `json:"ended_at,omitempty"`
+	Fence   uint64 `json:"fence,omitempty"`
+	Outcome string `json:"outcome,omitempty"` // succeeded, failed, lost, timeout, preempted, cancelled, expired; empty: goes on
+	Reason  string `json:"reason,omitempty"`
+	// PreemptedBy is the task that took its place, if that is the same tenant's.
+	PreemptedBy string     `json:"preempted_by,omitempty"`
+	StartedAt   time.Time  `json:"started_at"`
+	EndedAt     *time.Time `json:"ended_at,omitempty"`
 }
 
 // TaskResult is what a task left.
@@ -241,6 +243,9 @@ type Queue struct {
 	Rates          map[string]Rate `json:"rates,omitempty"`          // by rate key; "*": any other key
 	Ageing         Duration        `json:"ageing,omitempty"`         // a waiting task gains one priority in this time; zero: 30m
 	DefaultTimeout Duration        `json:"default_timeout,omitempty"`
+	// Preempt lets a waiting task take the place of a running one of lower priority when the queue is full: the running one is interrupted and waits again, with its
+	// age and all its attempts. What was preempted is spared for ten minutes.
+	Preempt bool `json:"preempt,omitempty"`
 	// Retention is how long a task is kept after its end, and ArtifactRetention how long its files are. Zero: the service's.
 	Retention         Duration  `json:"retention,omitempty"`
 	ArtifactRetention Duration  `json:"artifact_retention,omitempty"`
@@ -276,7 +281,8 @@ type TaskRecord struct {
 	RequestHash string `json:"request_hash,omitempty"`
 	// Assigned counts assignments, also those that did not become attempts; it names the session of each.
 	Assigned int `json:"assigned,omitempty"`
-	// Before is how many of the attempts were made before somebody last retried the task; its policy counts from there.
+	// Before is how many of the attempts were made before somebody last retried the task, and how many were preempted since; its policy
+	// does not count them.
 	Before int `json:"before,omitempty"`
 	// Busy counts the assignments in a row that met a yard without capacity.
 	Busy int `json:"busy,omitempty"`

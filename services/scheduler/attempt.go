@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"agentyard.dev/libs/api"
@@ -45,8 +46,9 @@ type attempt struct {
 	after   uint64 // of the log: seen up to here
 	current bool   // what the log held when the attempt was taken up was seen
 
-	stopping outcome   // what it is when the turn has ended; zero: nobody stops it
-	stopBy   time.Time // then it is not waited for any more
+	putOff   atomic.Pointer[outcome] // set when another takes its place
+	stopping outcome                 // what it is when the turn has ended; zero: nobody stops it
+	stopBy   time.Time               // then it is not waited for any more
 }
 
 func newAttempt(sh *shard, key bus.Key) *attempt {
@@ -86,8 +88,7 @@ func (a *attempt) run(ctx context.Context, e bus.Entry[api.TaskRecord]) {
 	a.turn = turn{message: a.task.Message, command: a.task.Command != ""}
 	a.timeout = a.s.timeoutOf(a.task)
 	if execute := a.s.deps.Execute; execute != nil {
-		result := execute(ctx, a.task.Task)
-		a.settle(ctx, outcome{kind: succeeded, result: result})
+		a.settle(ctx, a.execute(ctx, execute))
 		return
 	}
 	a.s.watched.add(a.session, a)
@@ -280,6 +281,7 @@ func (a *attempt) checkTask() (outcome, state) {
 		return outcome{}, notOurs
 	}
 	now := a.s.now()
+	put := a.putOff.Load()
 	switch d := a.task.Deadline; {
 	case e.State.CancelRequested:
 		return outcome{kind: cancelled, reason: e.State.Reason}, over
@@ -287,6 +289,8 @@ func (a *attempt) checkTask() (outcome, state) {
 		return outcome{kind: expired, reason: "its deadline passed while it ran"}, over
 	case now.Sub(*a.task.StartedAt) >= a.timeout:
 		return outcome{kind: timedOut, reason: fmt.Sprintf("the attempt took longer than %s", a.timeout)}, over
+	case put != nil:
+		return *put, over
 	}
 	return outcome{}, goesOn
 }

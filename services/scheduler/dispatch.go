@@ -24,6 +24,8 @@ type dispatcher struct {
 	work   parts.Crew
 	places chan struct{} // one is taken for each attempt
 	ended  chan struct{}
+
+	preempting map[string]*attempt // by queue: being put off; needs the lock
 }
 
 // adopt looks at every task of the shard that is active or blocked, for another process was at it, and at the deadlines of those that wait.
@@ -144,6 +146,7 @@ func (d *dispatcher) next() (a *attempt, queue string, wait time.Duration) {
 	for name, q := range d.queues { // a map's order is as good as any between queues
 		id, ok := q.Next(now)
 		if !ok {
+			d.preemptLocked(name, q, now)
 			if at, ok := q.Wake(); ok {
 				wait = min(wait, at.Sub(now))
 			}
@@ -163,6 +166,9 @@ func (d *dispatcher) spawn(ctx context.Context, a *attempt, begin func() (bus.En
 			d.mu.Lock()
 			if d.attempts[a.key] == a {
 				delete(d.attempts, a.key)
+			}
+			if queue := a.task.Queue; d.preempting[queue] == a {
+				delete(d.preempting, queue)
 			}
 			if e, ok := d.s.view.Get(a.key); ok && e.State.State.Active() { // an assignment whose answer was lost, or another's
 				d.todo = append(d.todo, a.key)

@@ -14,6 +14,8 @@ type metrics struct {
 	tasks *prometheus.GaugeVec
 	ended *prometheus.CounterVec
 	wait  prometheus.Histogram
+
+	preempted prometheus.Counter
 	// Of housekeeping.
 	leading prometheus.Gauge
 	sweeps  prometheus.Counter
@@ -28,8 +30,9 @@ func newMetrics(r prometheus.Registerer) *metrics {
 			Name: "agentyard_task_wait_seconds", Help: "From queued to assigned, of what this process assigned.",
 			Buckets: []float64{.001, .0025, .005, .01, .025, .1, .5, 1, 5, 30, 120, 600, 3600},
 		}),
-		leading: prometheus.NewGauge(prometheus.GaugeOpts{Name: "agentyard_scheduler_housekeeping", Help: "1 while this replica sweeps."}),
-		sweeps:  prometheus.NewCounter(prometheus.CounterOpts{Name: "agentyard_scheduler_sweeps_total", Help: "Sweeps that this process made."}),
+		preempted: prometheus.NewCounter(prometheus.CounterOpts{Name: "agentyard_tasks_preempted_total", Help: "Tasks that this process put off for more urgent ones."}),
+		leading:   prometheus.NewGauge(prometheus.GaugeOpts{Name: "agentyard_scheduler_housekeeping", Help: "1 while this replica sweeps."}),
+		sweeps:    prometheus.NewCounter(prometheus.CounterOpts{Name: "agentyard_scheduler_sweeps_total", Help: "Sweeps that this process made."}),
 		swept: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "agentyard_scheduler_swept_total", Help: "What sweeps removed or ended, by kind.",
 		}, []string{"kind"}),
@@ -38,7 +41,7 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		m.swept.WithLabelValues(string(kind))
 	}
 	if r != nil {
-		r.MustRegister(m.tasks, m.ended, m.wait, m.leading, m.sweeps, m.swept)
+		r.MustRegister(m.tasks, m.ended, m.wait, m.preempted, m.leading, m.sweeps, m.swept)
 	}
 	return m
 }

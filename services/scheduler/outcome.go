@@ -17,7 +17,8 @@ type outcome struct {
 	kind   outcomeKind
 	reason string
 	result api.TaskResult
-	final  bool // another attempt would end the same
+	final  bool   // another attempt would end the same
+	by     string // the task for which it was preempted, if it may be named
 }
 
 type outcomeKind uint8
@@ -31,10 +32,11 @@ const (
 	busy     // there was no capacity: no attempt at all
 	cancelled
 	expired
+	preempted // another took its place: it does not count
 )
 
 func (k outcomeKind) String() string {
-	return [...]string{"", "succeeded", "failed", "lost", "timeout", "busy", "cancelled", "expired"}[k]
+	return [...]string{"", "succeeded", "failed", "lost", "timeout", "busy", "cancelled", "expired", "preempted"}[k]
 }
 
 // maxSummary bounds what a task keeps of its agent's last words; all of it is in the session's log.
@@ -112,8 +114,11 @@ func (a *attempt) settle(ctx context.Context, o outcome) bool {
 const maxReason = 500
 
 func (a *attempt) verb(o outcome) string {
-	if o.kind == busy {
+	switch o.kind {
+	case busy:
 		return "return"
+	case preempted:
+		return "preempt"
 	}
 	return map[outcomeKind]string{succeeded: "succeed", cancelled: "cancel", expired: "expire"}[o.kind] + map[bool]string{true: "fail"}[o.kind == failed || o.kind == lost || o.kind == timedOut]
 }
@@ -130,15 +135,20 @@ func (s *Service) conclude(rec *api.TaskRecord, o outcome, fence uint64) {
 		return
 	}
 	if rec.CancelRequested && o.kind != succeeded {
-		o.kind, o.reason = cancelled, rec.Reason
+		o.kind, o.reason, o.by = cancelled, rec.Reason, ""
 	}
 	rec.Busy = 0
 	kept := append([]api.TaskAttempt(nil), rec.Attempts...)
 	if n := len(kept); n > 0 {
 		last := &kept[n-1]
-		last.Outcome, last.Reason, last.EndedAt, last.Fence = o.kind.String(), o.reason, &now, fence
+		last.Outcome, last.Reason, last.EndedAt, last.Fence, last.PreemptedBy = o.kind.String(), o.reason, &now, fence, o.by
 	}
 	rec.Attempts = kept
+	if o.kind == preempted {
+		rec.State, rec.Reason, rec.RetryAt = api.TaskQueued, o.reason, nil // since when it waits, and so its age, stays
+		rec.Before++
+		return
+	}
 	if o.result.Artifacts == nil {
 		o.result.Artifacts = []api.TaskArtifact{}
 	}

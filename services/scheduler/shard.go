@@ -293,7 +293,7 @@ func (sh *shard) dueLocked(now time.Time) []bus.Key {
 // lead dispatches until ctx ends: another may hold the lease then. It returns when all attempts have let go; they go on where the next
 // holder is.
 func (sh *shard) lead(ctx context.Context) {
-	d := &dispatcher{shard: sh, places: make(chan struct{}, maxUnderWay), ended: make(chan struct{}, 1)}
+	d := &dispatcher{shard: sh, places: make(chan struct{}, maxUnderWay), ended: make(chan struct{}, 1), preempting: map[string]*attempt{}}
 	sh.mu.Lock()
 	sh.leading = true
 	sh.mu.Unlock()

@@ -6,7 +6,8 @@ import (
 	"agentyard.dev/libs/api"
 )
 
-// follows says which state may follow which. Nothing follows an end but a retry, which somebody asks for.
+// follows says which state may follow which. Nothing follows an end but a retry, which somebody asks for. An active task waits again after an attempt that
+// failed, found no capacity or was preempted.
 //
 //	blocked ──▶ queued ──▶ assigned ──▶ running ⇄ waiting_for_input
 //	               ▲           │           │             │

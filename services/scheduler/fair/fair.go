@@ -64,6 +64,7 @@ type Queue struct {
 	group   group // of tenants
 	running int
 	ready   int
+	since   map[*node]int64 // when each that runs began
 
 	later  treap            // nodes whose time has not come, by time
 	gates  map[gateID]*gate // of the keys that tasks have
@@ -108,7 +109,7 @@ type node struct {
 
 // New returns an empty queue.
 func New(cfg Config) *Queue {
-	q := &Queue{nodes: map[string]*node{}, tenants: map[string]*tenant{}, gates: map[gateID]*gate{}, group: newGroup()}
+	q := &Queue{nodes: map[string]*node{}, tenants: map[string]*tenant{}, gates: map[gateID]*gate{}, group: newGroup(), since: map[*node]int64{}}
 	q.cfg = cfg.withDefaults()
 	return q
 }
@@ -359,6 +360,7 @@ func (q *Queue) start(n *node, now int64) {
 	q.lift(n, now)
 	q.enter(n, now)
 	n.running = true
+	q.since[n] = now
 	n.charged = float32(u.guess())
 	q.running++
 	q.group.update(&t.flow, func(f *flow) { f.running++; f.virtual += float64(n.charged) / f.weight })
@@ -370,6 +372,7 @@ func (q *Queue) start(n *node, now int64) {
 func (q *Queue) stop(n *node, now int64) {
 	u, t := n.user, n.user.tenant
 	n.running = false
+	delete(q.since, n)
 	q.running--
 	q.group.update(&t.flow, func(f *flow) { f.running-- })
 	t.group.update(&u.flow, func(f *flow) { f.running-- })

@@ -80,6 +80,7 @@ func (a *app) queueCreate() *cobra.Command {
 	f.StringVar(&q.Description, "description", "", "what it is for")
 	f.BoolVar(&q.Paused, "paused", false, "start nothing yet")
 	f.IntVar(&q.Concurrency, "concurrency", 0, "tasks at once; 0: the server's default")
+	f.BoolVar(&q.Preempt, "preempt", false, "let a waiting task take the place of a running one of lower priority")
 	f.IntVar(&q.PerTenant, "per-tenant", 0, "likewise of one tenant")
 	f.IntVar(&q.PerUser, "per-user", 0, "likewise of one user")
 	f.IntVar(&q.PerKey, "per-key", 0, "likewise of one concurrency key (default 1)")
