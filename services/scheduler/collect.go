@@ -187,25 +187,25 @@ func matchPath(pattern, name string) bool {
 	return matchParts(strings.Split(pattern, "/"), strings.Split(name, "/"))
 }
 
+// matchParts takes time in proportion to both, however often the pattern says "**".
 func matchParts(pattern, name []string) bool {
-	for len(pattern) > 0 {
-		if pattern[0] == "**" {
-			for i := range len(name) + 1 {
-				if matchParts(pattern[1:], name[i:]) {
-					return true
-				}
+	reached := make([]bool, len(name)+1) // by how many parts of name the pattern so far can have matched
+	reached[0] = true
+	for _, p := range pattern {
+		next := make([]bool, len(name)+1)
+		any := false
+		for i := range reached {
+			if p == "**" {
+				any = any || reached[i]
+				next[i] = any
+			} else if reached[i] && i < len(name) {
+				ok, err := path.Match(p, name[i])
+				next[i+1] = err == nil && ok
 			}
-			return false
 		}
-		if len(name) == 0 {
-			return false
-		}
-		if ok, err := path.Match(pattern[0], name[0]); err != nil || !ok {
-			return false
-		}
-		pattern, name = pattern[1:], name[1:]
+		reached = next
 	}
-	return len(name) == 0
+	return reached[len(name)]
 }
 
 // matchBelow reports whether something below dir may match.
@@ -294,9 +294,9 @@ func (a *attempt) push(ctx context.Context, result *api.TaskResult) error {
 	if title == "" {
 		title = "Changes of task " + a.key.ID
 	}
-	message := strings.NewReplacer(
-		"{{id}}", a.key.ID, "{{title}}", title, "{{attempt}}", strconv.Itoa(a.task.Attempt), "{{summary}}", result.Summary,
-	).Replace(commit.Message)
+	message := expand(commit.Message, map[string]string{
+		"id": a.key.ID, "title": title, "attempt": strconv.Itoa(a.task.Attempt), "summary": result.Summary,
+	})
 	body, err := json.Marshal(map[string]any{
 		"branch": a.task.ResultBranch, "author": commit.Author, "email": commit.Email, "message": message, "at": a.task.StartedAt,
 	})
@@ -319,4 +319,13 @@ func (a *attempt) push(ctx context.Context, result *api.TaskResult) error {
 		result.Problems = append(result.Problems, "nothing was changed, so no branch was pushed")
 	}
 	return nil
+}
+
+// expand puts values in the place of {{name}} in a template. What it puts in is not looked at again, and any other text stays as it is.
+func expand(template string, values map[string]string) string {
+	var pairs []string
+	for name, value := range values {
+		pairs = append(pairs, "{{"+name+"}}", value)
+	}
+	return strings.NewReplacer(pairs...).Replace(template)
 }
