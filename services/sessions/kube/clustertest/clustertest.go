@@ -21,7 +21,7 @@ import (
 
 const (
 	startWithin = 5 * time.Minute
-	patience    = time.Minute
+	patience    = 3 * time.Minute // on a machine that has much else to do
 )
 
 // Image is an image that the nodes get: its name and the flags of deploy/image that make it.
