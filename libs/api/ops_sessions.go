@@ -206,6 +206,7 @@ type RunnerReportRequest struct {
 	Agent       Agent    `json:"agent,omitzero"` // Version, once known
 	Usage       Usage    `json:"usage,omitzero"` // total of this incarnation
 	Endpoint    string   `json:"endpoint,omitempty"`
+	Address     string   `json:"address,omitempty"` // the session's own IP address, if its endpoint does not say it
 	// ActiveAt is the Unix time in milliseconds of the last sign of work.
 	ActiveAt int64 `json:"active_at,omitempty"`
 	// Turns are those that ended since the last report that was answered, of messages that belong to a trace; at most MaxTurns.

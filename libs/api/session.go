@@ -214,9 +214,11 @@ type SessionRecord struct {
 	Incarnation int `json:"incarnation"`
 	// Endpoint is where the runner serves HTTP: "unix:/path" or "http://host:port";
 	// EndpointKey is what it demands in the header RunnerKeyHeader.
-	Endpoint    string            `json:"endpoint,omitempty"`
-	EndpointKey string            `json:"endpoint_key,omitempty"`
-	Env         map[string]string `json:"env,omitempty"`
+	Endpoint    string `json:"endpoint,omitempty"`
+	EndpointKey string `json:"endpoint_key,omitempty"`
+	// Address is the session's own IP address, if its endpoint does not say it.
+	Address string            `json:"address,omitempty"`
+	Env     map[string]string `json:"env,omitempty"`
 	// BaseUsage is the usage of the earlier incarnations.
 	BaseUsage Usage `json:"base_usage,omitzero"`
 	// Restarts counts starts after a runner's death since the session last ran for a while.

@@ -142,7 +142,7 @@ func nextIncarnation(rec *api.SessionRecord) {
 	rec.Incarnation++
 	rec.BaseUsage = rec.Usage
 	rec.Report = 0
-	rec.Endpoint, rec.EndpointKey, rec.Activity = "", newSecret(), ""
+	rec.Endpoint, rec.Address, rec.EndpointKey, rec.Activity = "", "", newSecret(), ""
 	if rec.BoundTo != "" {
 		rec.BoundTo, rec.Node = "", ""
 	}
@@ -176,7 +176,7 @@ func entered(rec *api.SessionRecord, now time.Time) {
 		rec.IdlePaused = false
 	}
 	if rec.State == api.StatePaused || rec.State.Final() {
-		rec.Endpoint, rec.EndpointKey = "", ""
+		rec.Endpoint, rec.Address, rec.EndpointKey = "", "", ""
 	}
 	if rec.State.Final() {
 		rec.EndedAt = &now

@@ -151,7 +151,7 @@ func applied(rec api.SessionRecord, req api.RunnerReportRequest, now time.Time) 
 		entered(&rec, now)
 	case req.State == api.StateRunning && mayFollow(rec.State, api.StateRunning):
 		rec.State, rec.Reason = api.StateRunning, reason
-		rec.Endpoint, rec.Activity, rec.Background = req.Endpoint, req.Activity, max(req.Background, 0)
+		rec.Endpoint, rec.Address, rec.Activity, rec.Background = req.Endpoint, req.Address, req.Activity, max(req.Background, 0)
 		if rec.StartedAt == nil {
 			rec.StartedAt = &now
 		}

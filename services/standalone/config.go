@@ -82,5 +82,8 @@ func (c *Config) place() error {
 	if c.TCAgent.Data == "" {
 		c.TCAgent.Data = filepath.Join(data, "traffic")
 	}
+	if c.TCAgent.Node == "" {
+		c.TCAgent.Node = c.Process.NodeName() // whose sessions it controls
+	}
 	return nil
 }

@@ -5,6 +5,8 @@
 package launch
 
 import (
+	"os"
+
 	"agentyard.dev/libs/api"
 )
 
@@ -70,4 +72,16 @@ type Sandbox struct {
 	// Cgroup is the session's cgroup: absolute directories, joined with ':' (one per v1 hierarchy).
 	Cgroup    string        `json:"cgroup,omitempty"`
 	Resources api.Resources `json:"resources,omitzero"`
+	// Network is the session's own; zero: it has the machine's.
+	Network Network `json:"network,omitzero"`
+	// Namespace is the Network when the runner has made it.
+	Namespace *os.File `json:"-"`
+}
+
+// Network is a network namespace that the machine routes for.
+type Network struct {
+	Address string `json:"address"` // the session's, IPv4
+	Gateway string `json:"gateway"` // the machine's there
+	// Loopback lists addresses ("127.0.0.1:11434") on the machine's loopback that the session reaches at the same address.
+	Loopback []string `json:"loopback,omitempty"`
 }

@@ -20,6 +20,7 @@ type instance struct {
 	Started     string `json:"started"` // tells the process from a later one of the same id
 	Socket      string `json:"socket,omitempty"`
 	Cgroup      string `json:"cgroup,omitempty"`
+	Address     string `json:"address,omitempty"` // of its own network
 	Ended       bool   `json:"ended,omitempty"`
 
 	seen bool // it ran when this process began to watch it, or was started by it

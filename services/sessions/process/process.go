@@ -15,6 +15,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -42,11 +43,16 @@ type Config struct {
 	Resources api.Resources
 	// Spare keeps one runner started that waits for the next session, so that this one starts in half the time.
 	Spare bool
+	// Network gives each session a network namespace of its own, for which this machine routes; it needs root on Linux.
+	Network bool
+	// NetworkPool is where sessions' addresses are from, NetworkLoopback lists addresses on the machine's loopback that sessions may reach.
+	NetworkPool     string
+	NetworkLoopback []string
 }
 
 // DefaultConfig returns the defaults: no bound but on processes.
 func DefaultConfig() Config {
-	return Config{UIDBase: 200_000, UIDCount: 50_000, Resources: api.Resources{Processes: 4096}, Spare: true}
+	return Config{UIDBase: 200_000, UIDCount: 50_000, Resources: api.Resources{Processes: 4096}, Spare: true, NetworkPool: "10.213.0.0/16"}
 }
 
 // Register adds the flags of c to fs with c's current values as defaults.
@@ -57,6 +63,12 @@ func (c *Config) Register(fs *flag.FlagSet) {
 	fs.IntVar(&c.UIDBase, "sessions.uid-base", c.UIDBase, "first of the user ids that root gives to sessions")
 	fs.IntVar(&c.UIDCount, "sessions.uid-count", c.UIDCount, "number of these user ids")
 	fs.BoolVar(&c.Spare, "sessions.spare", c.Spare, "keep one runner started for the next session")
+	fs.BoolVar(&c.Network, "sessions.network", c.Network, "give each session a network of its own, so that its traffic can be controlled; needs root on Linux, ip and nft")
+	fs.StringVar(&c.NetworkPool, "sessions.network-pool", c.NetworkPool, "IPv4 `network` of the sessions' addresses")
+	fs.Func("sessions.network-loopback", "`address:port`s on this machine's loopback that sessions reach, comma-separated", func(list string) error {
+		c.NetworkLoopback = strings.FieldsFunc(list, func(r rune) bool { return r == ',' || r == ' ' })
+		return nil
+	})
 	fs.IntVar(&c.Resources.Processes, "sessions.max-processes", c.Resources.Processes, "processes of a session whose profile says nothing; 0: no bound")
 }
 
@@ -68,8 +80,9 @@ type Runtime struct {
 	loaded  chan struct{} // closed when what earlier processes left is known
 	loadErr error         // written before loaded is closed
 
-	ctx context.Context // of the watchers: Run's
-	wg  sync.WaitGroup  // of the watchers and removals
+	network *addresses      // nil: sessions have the machine's
+	ctx     context.Context // of the watchers: Run's
+	wg      sync.WaitGroup  // of the watchers and removals
 
 	mu      sync.Mutex
 	slots   map[string]*slot // by session
@@ -109,14 +122,19 @@ func New(cfg Config, logger *slog.Logger) *Runtime {
 	}
 }
 
+// NodeName is the name of the machine that sessions run on.
+func (c Config) NodeName() string {
+	if c.Node != "" {
+		return c.Node
+	}
+	name, _ := os.Hostname()
+	return name
+}
+
 // Info returns what the sessions service tells and asks of this runtime.
 func (r *Runtime) Info() sessions.RuntimeInfo {
-	node := r.cfg.Node
-	if node == "" {
-		node, _ = os.Hostname()
-	}
 	return sessions.RuntimeInfo{
-		Name: Name, Node: node,
+		Name: Name, Node: r.cfg.NodeName(),
 		Isolation: func() []string { return sandbox.Probe().Isolation() },
 		Lacks:     func(want []string) []string { return sandbox.Probe().Lacks(want) },
 	}
@@ -125,6 +143,9 @@ func (r *Runtime) Info() sessions.RuntimeInfo {
 // Run adopts what earlier processes started and watches all runners until ctx ends. The runners go on. The other methods wait for it.
 func (r *Runtime) Run(ctx context.Context) error {
 	r.ctx = ctx
+	if r.cfg.Network {
+		defer r.closeNetwork()
+	}
 	defer r.wg.Wait()
 	if err := r.load(); err != nil {
 		r.loadErr = fmt.Errorf("process runtime: %w", err)
@@ -165,6 +186,12 @@ func (r *Runtime) load() error {
 	if err := r.prepareDirs(); err != nil {
 		return err
 	}
+	if r.cfg.Network {
+		var err error
+		if r.network, err = r.openNetwork(); err != nil {
+			r.log.Warn("sessions have no network of their own: their traffic is not controlled", "err", err)
+		}
+	}
 	entries, err := os.ReadDir(r.sessionsDir())
 	if err != nil {
 		return err
@@ -187,6 +214,9 @@ func (r *Runtime) load() error {
 		s.last = i
 		if i.Ended {
 			continue
+		}
+		if r.network != nil {
+			r.network.keep(i.Address)
 		}
 		s.done = make(chan struct{})
 		r.watch(s, i, nil, s.done) // of one that is dead already it tells at once
@@ -379,5 +409,25 @@ func (r *Runtime) cleanUp(i *instance) {
 	}
 	if i.Socket != "" {
 		_ = os.Remove(i.Socket)
+	}
+	if r.network != nil {
+		r.network.giveBack(i.Address) // the network itself has ended with its processes
+	}
+}
+
+// closeNetwork has the machine as it was before, unless sessions go on.
+func (r *Runtime) closeNetwork() {
+	if r.network == nil {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, s := range r.slots {
+		if s.running() {
+			return
+		}
+	}
+	if err := r.unroute(r.network); err != nil {
+		r.log.Warn("take the sessions' routing away", "err", err)
 	}
 }

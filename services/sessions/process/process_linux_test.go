@@ -34,6 +34,8 @@ func TestMain(m *testing.M) {
 			os.Exit(testRunner())
 		case "agent":
 			os.Exit(testAgent(os.Args[2:]))
+		case "dial":
+			os.Exit(testDial(os.Args[2:]))
 		case "owner":
 			os.Exit(testOwner(os.Args[2], len(os.Args) > 3))
 		}
@@ -54,6 +56,14 @@ func testRunner() int {
 		fmt.Fprintln(os.Stderr, "no launch:", err)
 		return 2
 	}
+	if l.Sandbox.Network.Address != "" {
+		n, err := sandbox.MakeNetwork(l.Sandbox.Network)
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		l.Sandbox.Namespace = n.File()
+	}
 	stop := make(chan os.Signal, 1)
 	signal.Notify(stop, syscall.SIGTERM)
 	if l.Env["FAIL"] != "" {
@@ -62,7 +72,11 @@ func testRunner() int {
 	}
 	if l.Env[runtimetest.Daemons] != "" {
 		exe, _ := os.Executable()
-		cmd, err := sandbox.Command(l.Sandbox, filepath.Join(l.Dir, "workspace"), []string{exe, "agent", l.Session}, []string{"PATH=/usr/bin:/bin"})
+		argv := []string{exe, "agent", l.Session}
+		if to := l.Env["DIAL"]; to != "" {
+			argv = append([]string{exe, "dial"}, strings.Fields(to)...)
+		}
+		cmd, err := sandbox.Command(l.Sandbox, filepath.Join(l.Dir, "workspace"), argv, []string{"PATH=/usr/bin:/bin"})
 		if err == nil {
 			cmd.Stderr = os.Stderr
 			cmd.Stdout, err = os.Create(filepath.Join(l.Dir, "agent.out"))

@@ -21,8 +21,9 @@ import (
 // nobody's session: it ends with the runtime, and by itself when the runtime's process dies, for then its standard input ends.
 type spare struct {
 	*child
-	log    string        // its output, a file that becomes its session's
-	cgroup string        // the name of its sandbox's cgroup; empty: none
+	log    string // its output, a file that becomes its session's
+	cgroup string // the name of its sandbox's cgroup; empty: none
+	net    launch.Network
 	used   chan struct{} // closed when it has its launch, or has ended because it could not be given one
 }
 
@@ -101,6 +102,9 @@ func (r *Runtime) offer(ctx context.Context, s *spare) error {
 	}
 	r.mu.Unlock()
 	if mine {
+		if r.network != nil {
+			defer r.network.giveBack(s.net.Address)
+		}
 		s.stdin.Close()
 		s.kill()
 		if how := s.reap(); died {
@@ -138,18 +142,35 @@ func (r *Runtime) makeSpare() (*spare, error) {
 		}
 		told.Sandbox.Cgroup = g.String()
 	}
+	if r.network != nil {
+		var err error
+		if s.net, err = r.network.take(); err != nil {
+			return nil, err
+		}
+		told.Sandbox.Network = s.net
+	}
+	if err := r.begin(s, told); err != nil {
+		if r.network != nil {
+			r.network.giveBack(s.net.Address)
+		}
+		return nil, err
+	}
+	return s, nil
+}
+
+func (r *Runtime) begin(s *spare, told launch.Launch) error {
 	text, err := json.Marshal(told)
 	if err != nil {
-		return nil, fmt.Errorf("encode launch: %w", err)
+		return fmt.Errorf("encode launch: %w", err)
 	}
 	if s.child, err = r.startRunner(s.log); err != nil {
-		return nil, err
+		return err
 	}
 	if err := s.tell(text); err != nil {
 		s.kill()
-		return nil, fmt.Errorf("%w; %s", err, s.reap())
+		return fmt.Errorf("%w; %s", err, s.reap())
 	}
-	return s, nil
+	return nil
 }
 
 // clearSpare removes what is left of the spare runners before. Their processes have ended or are about to.

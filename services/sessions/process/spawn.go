@@ -144,6 +144,15 @@ func (r *Runtime) spawn(l launch.Launch) (*instance, *child, error) {
 			cgroup = s.cgroup
 		}
 	}
+	if s != nil {
+		l.Sandbox.Network = s.net
+	} else if r.network != nil {
+		var err error
+		if l.Sandbox.Network, err = r.network.take(); err != nil {
+			return abandon(err)
+		}
+	}
+	i.Address = l.Sandbox.Network.Address
 	if slices.Contains(l.Sandbox.Isolation, sandbox.Cgroup) {
 		g, err := sandbox.MakeGroup(cgroup, l.Sandbox.Resources)
 		if err != nil {

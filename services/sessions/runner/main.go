@@ -16,6 +16,7 @@ import (
 	"agentyard.dev/libs/bus"
 	"agentyard.dev/services/sessions/demo"
 	"agentyard.dev/services/sessions/launch"
+	"agentyard.dev/services/sessions/sandbox"
 )
 
 const (
@@ -50,7 +51,7 @@ func Main(args []string, stdin io.ReadCloser, stderr io.Writer) int {
 		log.Error("clear environment", "err", err)
 		return 1
 	}
-	l, ahead, err := readLaunch(stdin, log)
+	l, ahead, network, err := readLaunch(stdin, log)
 	if err != nil {
 		log.Error("read launch", "err", err)
 		return 2
@@ -68,7 +69,7 @@ func Main(args []string, stdin io.ReadCloser, stderr io.Writer) int {
 	if l.Agent.Kind == "" {
 		l.Agent.Kind = "demo"
 	}
-	err = Run(ctx, l, Options{Logger: log, Self: self, Path: path, Ahead: ahead, Up: func() { _ = stdin.Close() }})
+	err = Run(ctx, l, Options{Logger: log, Self: self, Path: path, Ahead: ahead, Network: network, Up: func() { _ = stdin.Close() }})
 	switch {
 	case errors.Is(err, bus.ErrSuperseded):
 		log.Warn("another runner has taken over", "session", l.Session)
@@ -80,13 +81,19 @@ func Main(args []string, stdin io.ReadCloser, stderr io.Writer) int {
 	return 0
 }
 
-// readLaunch returns the launch and, of a spare runner, what it has started while it waited for it.
-func readLaunch(stdin io.Reader, log *slog.Logger) (l launch.Launch, ahead *Ahead, err error) {
+// readLaunch returns the launch, of a spare runner what it has started while it waited for it, and the session's network, if it has one of its own.
+func readLaunch(stdin io.Reader, log *slog.Logger) (l launch.Launch, ahead *Ahead, network *sandbox.Network, err error) {
 	documents := json.NewDecoder(io.LimitReader(stdin, maxLaunch))
 	if err := documents.Decode(&l); err != nil {
-		return l, nil, err
+		return l, nil, nil, err
 	}
 	if l.Spare {
+		if l.Sandbox.Network.Address != "" {
+			if network, err = sandbox.MakeNetwork(l.Sandbox.Network); err != nil {
+				return l, nil, nil, err // the next spare may have better luck
+			}
+			l.Sandbox.Namespace = network.File()
+		}
 		if len(l.Sandbox.Isolation) > 0 {
 			if ahead, err = startAhead(l.Sandbox); err != nil {
 				log.Warn("start a sandbox ahead", "err", err) // the agent gets its own
@@ -94,13 +101,21 @@ func readLaunch(stdin io.Reader, log *slog.Logger) (l launch.Launch, ahead *Ahea
 		}
 		l = launch.Launch{}
 		if err := documents.Decode(&l); err != nil {
-			return l, nil, err
+			return l, nil, nil, err
 		}
 	}
 	if l.Session == "" || l.Tenant == "" || l.Dir == "" || l.EndpointKey == "" {
-		return l, nil, errors.New("tenant, session, dir and endpoint_key are required")
+		return l, nil, nil, errors.New("tenant, session, dir and endpoint_key are required")
 	}
-	return l, ahead, nil
+	if l.Sandbox.Network.Address != "" {
+		if network == nil {
+			if network, err = sandbox.MakeNetwork(l.Sandbox.Network); err != nil {
+				return l, nil, nil, err
+			}
+		}
+		l.Sandbox.Namespace = network.File()
+	}
+	return l, ahead, network, nil
 }
 
 // cutAddress splits "unix:/path" and "tcp:host:port".

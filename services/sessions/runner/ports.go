@@ -40,7 +40,7 @@ func (r *runner) ports() http.Handler {
 			p.Out.Header.Del("Cookie")
 		},
 		Transport: &http.Transport{
-			DialContext:        dialer.DialContext,
+			DialContext:        r.dialInside(dialer),
 			DisableCompression: true, MaxIdleConnsPerHost: portConns, MaxIdleConns: portConns, IdleConnTimeout: idleTimeout,
 		},
 		ErrorHandler: func(w http.ResponseWriter, req *http.Request, err error) {
@@ -63,6 +63,20 @@ func (r *runner) ports() http.Handler {
 		}
 		rpc.WriteError(w, req, err)
 	})
+}
+
+// dialInside dials where the session's servers are.
+func (r *runner) dialInside(dialer *net.Dialer) func(ctx context.Context, network, address string) (net.Conn, error) {
+	if r.network == nil {
+		return dialer.DialContext
+	}
+	return func(ctx context.Context, network, address string) (conn net.Conn, err error) {
+		err = r.network.Do(func() (err error) {
+			conn, err = dialer.DialContext(ctx, network, address) // an address, no name: the socket is this thread's
+			return err
+		})
+		return conn, err
+	}
 }
 
 // cutPort splits /_yard/ports/{port}/{rest}, keeping how rest was escaped.

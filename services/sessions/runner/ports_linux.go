@@ -24,9 +24,20 @@ type socket struct {
 
 // listening returns the address of a listener on port that belongs to this session: to
 // its uid, if it has one of its own, and else to a descendant of the runner.
-func (r *runner) listening(port uint16) (netip.AddrPort, error) {
+func (r *runner) listening(port uint16) (addr netip.AddrPort, err error) {
+	if r.network == nil {
+		return r.listeningIn("/proc/net", port)
+	}
+	err = r.network.Do(func() (err error) {
+		addr, err = r.listeningIn("/proc/thread-self/net", port)
+		return err
+	})
+	return addr, err
+}
+
+func (r *runner) listeningIn(dir string, port uint16) (netip.AddrPort, error) {
 	var found []socket
-	for _, file := range []string{"/proc/net/tcp", "/proc/net/tcp6"} {
+	for _, file := range []string{dir + "/tcp", dir + "/tcp6"} {
 		sockets, err := listeners(file, port)
 		if err != nil && !os.IsNotExist(err) { // a kernel without IPv6
 			return netip.AddrPort{}, fmt.Errorf("read listeners: %w", err)

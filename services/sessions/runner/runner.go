@@ -30,6 +30,7 @@ import (
 	"agentyard.dev/services/sessions/runner/agent"
 	"agentyard.dev/services/sessions/runner/claude"
 	"agentyard.dev/services/sessions/runner/terminal"
+	"agentyard.dev/services/sessions/sandbox"
 )
 
 // Options is what a runner needs that a launch does not say.
@@ -39,6 +40,8 @@ type Options struct {
 	Path   string // of the agent's PATH; empty: a usual one
 	Ahead  *Ahead // what was started before the launch was known; Run ends it
 	Up     func() // called once, when the agent is up for the first time; nil: nobody asks
+	// Network is the session's own, as launch.Sandbox.Network describes it; nil: it has the machine's.
+	Network *sandbox.Network
 }
 
 // errStopped says that the sessions service wants this runner no more.
@@ -50,6 +53,8 @@ type runner struct {
 	kind   agent.Kind
 	self   string
 	log    *slog.Logger
+
+	network *sandbox.Network // nil: the machine's
 
 	conn     *bus.Conn
 	client   *rpc.Client
@@ -95,6 +100,7 @@ func Run(ctx context.Context, l launch.Launch, opts Options) error {
 	r := &runner{
 		launch: l, kind: kind, self: opts.Self, log: opts.Logger.With("tenant", l.Tenant, "session", l.Session),
 		start: starters()[kind.Protocol], budget: newBudget(logBudget), up: opts.Up,
+		network: opts.Network,
 	}
 	r.sink = sink{r}
 	r.ahead.Store(opts.Ahead)
@@ -118,6 +124,21 @@ func Run(ctx context.Context, l launch.Launch, opts Options) error {
 	if l.Endpoint != "" {
 		endpoint = l.Endpoint
 	}
+	if r.network != nil {
+		servers, err := nameServers()
+		if err != nil {
+			return err
+		}
+		relaying, stop := context.WithCancel(ctx)
+		relays, err := startRelays(relaying, r.network, l.Sandbox.Network.Loopback, servers, r.log)
+		defer func() {
+			stop()
+			relays.Wait()
+		}()
+		if err != nil {
+			return err
+		}
+	}
 	if r.early = r.startEarly(ctx); r.early != nil {
 		defer r.early.drop()
 	}
@@ -138,6 +159,7 @@ func Run(ctx context.Context, l launch.Launch, opts Options) error {
 	r.queue = newQueue(resume.InterruptSeq)
 	r.talk = newConversation(resume.Conversation)
 	r.state = newState(l.Incarnation, api.Agent{Kind: kind.Name, Version: l.Agent.Version}, endpoint, resume)
+	r.state.now.Address = l.Sandbox.Network.Address
 	r.appender = bus.NewAppender(r.conn, l.Tenant, l.Session, resume.LastSeq, r.position)
 	return r.run(ctx, listener, resume.DoneSeq)
 }

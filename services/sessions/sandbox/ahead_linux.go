@@ -32,9 +32,9 @@ type Ahead struct {
 	orders, read *os.File
 }
 
-// Prepare returns a sandbox to be started ahead: of spec it takes the isolation and, if there is one already, the cgroup.
+// Prepare returns a sandbox to be started ahead: of spec it takes the isolation, the network and, if there is one already, the cgroup.
 func Prepare(spec launch.Sandbox) (*Ahead, error) {
-	spec = launch.Sandbox{Isolation: spec.Isolation, Cgroup: spec.Cgroup}
+	spec = launch.Sandbox{Isolation: spec.Isolation, Cgroup: spec.Cgroup, Network: spec.Network, Namespace: spec.Namespace}
 	cmd, err := command(config{Sandbox: spec, Ahead: true}, nil)
 	if err != nil {
 		return nil, err
@@ -43,7 +43,7 @@ func Prepare(spec launch.Sandbox) (*Ahead, error) {
 	if err != nil {
 		return nil, fmt.Errorf("sandbox: %w", err)
 	}
-	cmd.ExtraFiles = []*os.File{read}
+	cmd.ExtraFiles = append([]*os.File{read}, cmd.ExtraFiles...) // ordersFD
 	return &Ahead{Cmd: cmd, spec: spec, orders: orders, read: read}, nil
 }
 
@@ -51,7 +51,8 @@ func Prepare(spec launch.Sandbox) (*Ahead, error) {
 // after an error the sandbox is of no use and to be dropped.
 func (a *Ahead) Order(spec launch.Sandbox, dir string, argv, env []string) error {
 	defer a.Drop()
-	if !slices.Equal(spec.Isolation, a.spec.Isolation) || (a.spec.Cgroup != "" && spec.Cgroup != a.spec.Cgroup) {
+	if !slices.Equal(spec.Isolation, a.spec.Isolation) || (a.spec.Cgroup != "" && spec.Cgroup != a.spec.Cgroup) ||
+		spec.Network.Address != a.spec.Network.Address || spec.Namespace != a.spec.Namespace {
 		return errors.New("sandbox: it was prepared for something else")
 	}
 	cfg, err := configure(spec, dir, argv, env)

@@ -97,6 +97,14 @@ func command(cfg config, env []string) (*exec.Cmd, error) {
 	if euid != 0 && attr.Cloneflags != 0 {
 		attr.AmbientCaps = initCapabilities
 	}
+	var files []*os.File
+	if cfg.Namespace != nil {
+		files = []*os.File{cfg.Namespace}
+		cfg.NetworkFD = ordersFD
+		if cfg.Ahead {
+			cfg.NetworkFD++
+		}
+	}
 	arg, err := json.Marshal(cfg)
 	if err != nil {
 		return nil, fmt.Errorf("sandbox: %w", err)
@@ -107,6 +115,7 @@ func command(cfg config, env []string) (*exec.Cmd, error) {
 	cmd.Dir = "/"
 	cmd.Env = append([]string{}, env...)
 	cmd.SysProcAttr = attr
+	cmd.ExtraFiles = files
 	return cmd, nil
 }
 

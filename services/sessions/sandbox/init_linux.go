@@ -77,6 +77,9 @@ func setup(cfg config) (config, error) {
 	if err := joinCgroup(cfg); err != nil {
 		return cfg, err
 	}
+	if err := cfg.enter(); err != nil {
+		return cfg, err
+	}
 	if cfg.has(User) {
 		if err := mapIDs(cfg.MapUID, cfg.MapGID); err != nil {
 			return cfg, err

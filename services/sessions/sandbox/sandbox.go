@@ -95,6 +95,8 @@ type config struct {
 	// Ahead has init wait for its orders: another config, which is not seen anywhere and holds the agent's environment.
 	Ahead bool     `json:"ahead,omitempty"`
 	Env   []string `json:"env,omitempty"`
+	// NetworkFD is where init finds the session's network namespace; 0: it has none.
+	NetworkFD int `json:"network_fd,omitempty"`
 }
 
 func (c config) has(isolation string) bool { return slices.Contains(c.Isolation, isolation) }

@@ -69,10 +69,15 @@ type facts struct {
 	Labels map[string]string `json:"labels"`
 	// Endpoint is where its runner serves HTTP.
 	Endpoint string `json:"endpoint"`
+	// Address is its own IP address, where the endpoint does not say it.
+	Address string `json:"address"`
 }
 
 // address is the session's own IP address, by which its node's agent finds its interface; empty: none.
 func (f facts) address() string {
+	if f.Address != "" {
+		return f.Address
+	}
 	u, err := url.Parse(f.Endpoint)
 	if err != nil {
 		return ""

@@ -1,0 +1,263 @@
+package process
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"agentyard.dev/libs/api"
+	"agentyard.dev/services/sessions"
+	"agentyard.dev/services/sessions/launch"
+	"agentyard.dev/services/sessions/runtimetest"
+	"agentyard.dev/services/sessions/sandbox"
+)
+
+// testDial says what answers at each address, listens, and waits.
+func testDial(addresses []string) int {
+	listener, err := net.Listen("tcp4", "0.0.0.0:7009")
+	if err != nil {
+		fmt.Println(err)
+	}
+	said := map[string]string{}
+	for _, to := range addresses {
+		conn, err := net.DialTimeout("tcp4", to, time.Second)
+		if err != nil {
+			said[to] = "no"
+			continue
+		}
+		text, _ := io.ReadAll(conn)
+		said[to] = string(text)
+		_ = conn.Close()
+	}
+	text, _ := json.Marshal(said)
+	fmt.Println(string(text))
+	for { // answers whoever gets here
+		conn, err := listener.Accept()
+		if err != nil {
+			return 0
+		}
+		_ = conn.Close()
+	}
+}
+
+// TestNetwork sends real packets out of sessions' networks. The machine is a network namespace that the test runs itself in again, so that the real
+// one's tables are not touched.
+func TestNetwork(t *testing.T) {
+	const inner = "PROCESS_TEST_NETWORK"
+	if os.Getenv(inner) == "" {
+		if os.Geteuid() != 0 {
+			t.Fatal("this test needs root")
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 4*patience)
+		defer cancel()
+		cmd := exec.CommandContext(ctx, os.Args[0], "-test.run=^TestNetwork$", "-test.v")
+		cmd.Env = append(os.Environ(), inner+"=1")
+		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		return
+	}
+	command(t, "ip", "link", "set", "lo", "up")
+	internet, err := sandbox.MakeNetwork(launch.Network{Address: "192.0.2.2", Gateway: "192.0.2.1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(internet.Close)
+	serve := func(at string) net.Listener { // it says from which address it was reached
+		l, err := net.Listen("tcp4", at)
+		if err != nil {
+			t.Error(err)
+			return nil
+		}
+		t.Cleanup(func() { _ = l.Close() })
+		go func() {
+			for {
+				conn, err := l.Accept()
+				if err != nil {
+					return
+				}
+				from, _ := netip.ParseAddrPort(conn.RemoteAddr().String())
+				_, _ = io.WriteString(conn, from.Addr().String())
+				_ = conn.Close()
+			}
+		}()
+		return l
+	}
+	if err := internet.Do(func() error {
+		serve("192.0.2.2:7000")
+		return exec.Command("ip", "route", "del", "default").Run() // nobody out there knows the way to a session
+	}); err != nil {
+		t.Fatal(err)
+	}
+	serve("127.0.0.1:7001")
+	serve("0.0.0.0:7002")
+
+	dir := t.TempDir()
+	cfg := config(dir)
+	cfg.Network = true
+	r := New(cfg, slog.New(slog.NewTextHandler(t.Output(), nil)))
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- r.Run(ctx) }()
+	defer cancel()
+	if err := r.Ready(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	begin := func(dial ...string) (launch.Launch, map[string]string) {
+		t.Helper()
+		l := launch.Launch{
+			Tenant: "acme", Session: api.NewID(api.KindSession), Incarnation: 1, EndpointKey: "k",
+			Env: map[string]string{runtimetest.Daemons: "1", "DIAL": strings.Join(dial, " ")},
+		}
+		if _, err := r.Start(t.Context(), l); err != nil {
+			t.Fatal(err)
+		}
+		var said map[string]string
+		wait(t, "the agent has dialled", func() bool {
+			text, err := os.ReadFile(filepath.Join(cfg.DataDir, "sessions", l.Session, "agent.out"))
+			return err == nil && json.Unmarshal(text, &said) == nil
+		})
+		i, err := readInstance(r.dir(l.Session))
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.Sandbox.Network.Address = i.Address
+		return l, said
+	}
+	first, said := begin("192.0.2.2:7000", "127.0.0.1:7001", "127.0.0.1:7002", "10.213.0.1:7002", "192.0.2.1:7002")
+	want := map[string]string{
+		"192.0.2.2:7000": "192.0.2.1", // by the machine's address
+		"127.0.0.1:7001": "no", "127.0.0.1:7002": "no", "10.213.0.1:7002": "no", "192.0.2.1:7002": "no",
+	}
+	if fmt.Sprint(said) != fmt.Sprint(want) {
+		t.Errorf("the first session reaches %v, want %v", said, want)
+	}
+	second, said := begin("192.0.2.2:7000", first.Sandbox.Network.Address+":7009")
+	if said["192.0.2.2:7000"] != "192.0.2.1" || said[first.Sandbox.Network.Address+":7009"] != "no" {
+		t.Errorf("the second session reaches %v", said)
+	}
+	if first.Sandbox.Network.Address == second.Sandbox.Network.Address {
+		t.Error("both have the same address")
+	}
+	if conn, err := net.DialTimeout("tcp4", first.Sandbox.Network.Address+":7009", patience); err != nil {
+		t.Errorf("the machine does not reach a session: %v", err)
+	} else {
+		_ = conn.Close()
+	}
+
+	// A runner that is killed takes its network with it.
+	i, err := readInstance(r.dir(first.Session))
+	if err != nil {
+		t.Fatal(err)
+	}
+	i.signal(kill)
+	wait(t, "the killed session's route is gone", func() bool {
+		return !strings.Contains(command(t, "ip", "route"), first.Sandbox.Network.Address+" ")
+	})
+	// The runtime's end leaves a machine with sessions as it is, the next takes it up, and the last leaves nothing.
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	if !strings.Contains(command(t, "nft", "list", "tables"), "agentyard_10_213_0_0_16") {
+		t.Error("the session that goes on has lost its way out")
+	}
+	r = New(cfg, slog.New(slog.NewTextHandler(t.Output(), nil)))
+	ctx, cancel = context.WithCancel(context.Background())
+	defer cancel()
+	go func() { ended <- r.Run(ctx) }()
+	if err := r.Ready(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	_, said = begin("192.0.2.2:7000")
+	if said["192.0.2.2:7000"] != "192.0.2.1" {
+		t.Errorf("a session of the next runtime reaches %v", said)
+	}
+	running, err := r.List(t.Context())
+	for _, s := range running {
+		err = errors.Join(err, r.Stop(t.Context(), sessions.Ref{Tenant: "acme", Session: s.Session}, time.Second, false))
+	}
+	if err != nil || len(running) != 2 {
+		t.Fatal(running, err)
+	}
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	if tables := command(t, "nft", "list", "tables"); tables != "" {
+		t.Errorf("left behind: %s", tables)
+	}
+	if forward, _ := os.ReadFile(ipForward); strings.TrimSpace(string(forward)) != "0" {
+		t.Error("the machine still forwards packets")
+	}
+	wait(t, "no link is left", func() bool { return strings.Count(command(t, "ip", "-o", "link"), "ays") == 1 }) // the test's own, to its internet
+}
+
+func command(t *testing.T, argv ...string) string {
+	t.Helper()
+	out, err := exec.Command(argv[0], argv[1:]...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%q: %v: %s", argv, err, out)
+	}
+	return string(out)
+}
+
+func wait(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(patience); !ok(); <-tick.C {
+		if time.Now().After(deadline) {
+			t.Fatalf("not within %v: %s", patience, what)
+		}
+	}
+}
+
+func TestAddresses(t *testing.T) {
+	for _, bad := range []string{"", "10.0.0.0", "10.0.0.1/24", "fd00::/64", "10.0.0.0/30", "0.0.0.0/0", "x"} {
+		if _, err := newAddresses(bad, nil); err == nil {
+			t.Errorf("the pool %q is accepted", bad)
+		}
+	}
+	for _, bad := range []string{"10.0.0.1:80", "127.0.0.1", "localhost:80", "127.0.0.1:0"} {
+		if _, err := newAddresses("10.0.0.0/24", []string{bad}); err == nil {
+			t.Errorf("the address %q is accepted", bad)
+		}
+	}
+	a, err := newAddresses("10.9.8.0/29", []string{"127.0.0.1:80"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.keep("10.9.8.3")
+	var got []string
+	for range 4 {
+		n, err := a.take()
+		if err != nil || n.Gateway != "10.9.8.1" {
+			t.Fatal(n, err)
+		}
+		got = append(got, n.Address)
+	}
+	if fmt.Sprint(got) != "[10.9.8.2 10.9.8.4 10.9.8.5 10.9.8.6]" {
+		t.Errorf("got %v", got)
+	}
+	if _, err := a.take(); api.CodeOf(err) != api.CodeExhausted {
+		t.Errorf("got %v", err)
+	}
+	a.giveBack("10.9.8.4")
+	if n, err := a.take(); err != nil || n.Address != "10.9.8.4" {
+		t.Error(n, err)
+	}
+}

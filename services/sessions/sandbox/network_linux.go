@@ -1,0 +1,132 @@
+package sandbox
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"runtime"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"agentyard.dev/services/sessions/launch"
+)
+
+const (
+	// HostPrefix begins the names of the machine's sides of the pairs.
+	HostPrefix = "ays"
+	inside     = "eth0" // the session's side
+	// ipTimeout bounds one run of ip(8).
+	ipTimeout = 5 * time.Second
+)
+
+// Network is a network namespace with a pair of interfaces, one in it and one with its maker. It exists for as long as it is open or a process is in it:
+// when all are gone, in whatever way, the kernel takes the pair away with it.
+type Network struct{ file *os.File }
+
+// MakeNetwork makes the namespace that spec describes. The maker needs to be root; that packets leave the machine is somebody else's work
+// (process.Runtime's).
+func MakeNetwork(spec launch.Network) (*Network, error) {
+	address, err := netip.ParseAddr(spec.Address)
+	if err != nil {
+		return nil, fmt.Errorf("make network: %w", err)
+	}
+	gateway, err := netip.ParseAddr(spec.Gateway)
+	if err != nil {
+		return nil, fmt.Errorf("make network: %w", err)
+	}
+	n := &Network{}
+	if err := onThread(func() error {
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			return fmt.Errorf("unshare: %w", err)
+		}
+		n.file, err = os.Open("/proc/thread-self/ns/net")
+		return err
+	}); err != nil {
+		return nil, fmt.Errorf("make network: %w", err)
+	}
+	var random [4]byte
+	_, _ = rand.Read(random[:]) // never fails
+	host := HostPrefix + hex.EncodeToString(random[:])
+	err = ip(fmt.Sprintf(`link add %[1]s type veth peer name %[2]s netns /proc/%[3]d/fd/%[4]d
+address add %[5]s/32 dev %[1]s
+link set %[1]s up
+route replace %[6]s/32 dev %[1]s
+`, host, inside, os.Getpid(), n.file.Fd(), gateway, address))
+	if err == nil {
+		err = n.Do(func() error {
+			return ip(fmt.Sprintf(`link set lo up
+address add %[2]s/32 dev %[1]s
+link set %[1]s up
+route add %[3]s dev %[1]s scope link
+route add default via %[3]s
+`, inside, address, gateway))
+		})
+	}
+	if err != nil {
+		n.Close()
+		return nil, fmt.Errorf("make network: %w", err)
+	}
+	return n, nil
+}
+
+// ip runs ip(8) on the lines, in the network namespace of this thread.
+func ip(lines string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), ipTimeout)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "ip", "-batch", "-")
+	cmd.Stdin = strings.NewReader(lines)
+	var said bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &said, &said
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("ip: %w: %s", err, strings.TrimSpace(said.String()))
+	}
+	return nil
+}
+
+// onThread runs f on a thread of its own, which ends with it: what f changes of its thread concerns nobody else.
+func onThread(f func() error) error {
+	ended := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // and never unlocked
+		ended <- f()
+	}()
+	return <-ended
+}
+
+// Do runs f in the namespace. Sockets that it makes stay there, and so does a process that it starts; goroutines do not.
+func (n *Network) Do(f func() error) error {
+	return onThread(func() error {
+		if err := unix.Setns(int(n.file.Fd()), unix.CLONE_NEWNET); err != nil {
+			return fmt.Errorf("enter network: %w", err)
+		}
+		return f()
+	})
+}
+
+// File is the namespace, for launch.Sandbox.Namespace. It is closed with n.
+func (n *Network) File() *os.File { return n.file }
+
+// Close gives the namespace up.
+func (n *Network) Close() { _ = n.file.Close() }
+
+// enter has init's thread, and so the agent, be in the namespace that was left open for it.
+func (c config) enter() error {
+	if c.NetworkFD == 0 {
+		if c.Network.Address != "" {
+			return errors.New("the session's network is missing")
+		}
+		return nil
+	}
+	if err := unix.Setns(c.NetworkFD, unix.CLONE_NEWNET); err != nil {
+		return fmt.Errorf("enter network: %w", err)
+	}
+	return unix.Close(c.NetworkFD)
+}
