@@ -48,6 +48,7 @@ type place struct {
 	client   *rpc.Client
 	admin    context.Context
 	profile  string
+	many     int         // sessions of benchMany
 	template *corev1.Pod // see plainPod
 	closers  []func()
 }
