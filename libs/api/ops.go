@@ -17,6 +17,6 @@ func Operations() []AnyOp {
 		CreateWebhook, ListWebhooks, GetWebhook, UpdateWebhook, DeleteWebhook, RotateWebhook, PingWebhook, ListDeliveries, Redeliver,
 		SweepTasks, SweepSessions,
 		CreateTrafficPolicy, ListTrafficPolicies, GetTrafficPolicy, ApplyTrafficPolicy, DeleteTrafficPolicy, TrafficPolicyHistory,
-		PlanTrafficPolicy, EffectiveTraffic, ListTrafficNodes, GetTrafficSession,
+		PlanTrafficPolicy, EffectiveTraffic, ListTrafficNodes, GetTrafficSession, CreateTrafficFault, ListTrafficFaults, DeleteTrafficFault,
 	}
 }
