@@ -75,7 +75,7 @@ var decided = map[string][]string{
 
 // pointless are flags that do nothing in a pod.
 var pointless = map[string][]string{
-	"sessions": {"sessions.data-dir", "sessions.socket-dir", "sessions.node", "sessions.uid-base", "sessions.uid-count", "kube.config"},
+	"sessions": {"sessions.data-dir", "sessions.socket-dir", "sessions.node", "sessions.uid-base", "sessions.uid-count", "sessions.network", "sessions.network-pool", "sessions.network-loopback", "kube.config"},
 	"tcagent":  {"tcagent.proc", "tcagent.namespace"},
 }
 
