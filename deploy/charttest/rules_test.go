@@ -178,13 +178,24 @@ func TestNoSecretIsRendered(t *testing.T) {
 	})
 }
 
+// declarations are the rights where Session objects are followed.
+var declarations = []string{
+	"list,watch,patch sessions,sessionprofiles.agentyard.dev",
+	"patch sessions/status,sessionprofiles/status.agentyard.dev",
+}
+
 // roles are the charts' rights, all of them.
 var roles = map[string][]string{
 	"agentyard-sessions in agentyard-sessions": {
 		"get,list,watch,create,patch,delete pods",
 		"list,watch,create,patch,delete persistentvolumeclaims",
+		"create configmaps",
+		"create,patch services",
+		"create networkpolicies.networking.k8s.io",
 		"list events",
 	},
+	"agentyard-sessions-declarations in team-a": declarations,
+	"agentyard-sessions-declarations in team-b": declarations,
 	"agentyard-keys in yard": {
 		"get,update secrets of [agentyard-keyring agentyard-gateway-bus agentyard-auth-bus agentyard-sessions-bus agentyard-scheduler-bus agentyard-tcagent-bus agentyard-tcnode-bus agentyard-nats-trust agentyard-sessions-secrets agentyard-auth agentyard-admin agentyard-redis]",
 		"create secrets",
