@@ -69,7 +69,7 @@ var decided = map[string][]string{
 	"sessions": {"sessions.replicas", "sessions.runtime", "sessions.issuer-file", "sessions.bus-url", "sessions.secret-keys-file",
 		"kube.namespace", "kube.instance", "kube.service-account", "kube.image", "kube.pull-policy", "kube.declarations", "kube.declarations-url",
 		"kube.network-policies", "kube.ca-configmap", "kube.collector-image", "kube.collector-endpoint"},
-	"scheduler": {"scheduler.replicas"},
+	"scheduler": {"scheduler.replicas", "scheduler.secret-keys-file"},
 	"tcagent":   {"tcagent.node", "tcagent.data"},
 }
 

@@ -197,7 +197,7 @@ var roles = map[string][]string{
 	"agentyard-sessions-declarations in team-a": declarations,
 	"agentyard-sessions-declarations in team-b": declarations,
 	"agentyard-keys in yard": {
-		"get,update secrets of [agentyard-keyring agentyard-gateway-bus agentyard-auth-bus agentyard-sessions-bus agentyard-scheduler-bus agentyard-tcagent-bus agentyard-tcnode-bus agentyard-nats-trust agentyard-sessions-secrets agentyard-auth agentyard-admin agentyard-redis]",
+		"get,update secrets of [agentyard-keyring agentyard-gateway-bus agentyard-auth-bus agentyard-sessions-bus agentyard-scheduler-bus agentyard-tcagent-bus agentyard-tcnode-bus agentyard-nats-trust agentyard-sessions-secrets agentyard-scheduler-secrets agentyard-auth agentyard-admin agentyard-redis]",
 		"create secrets",
 	},
 }

@@ -105,7 +105,7 @@ func TestKeysOnTheServer(t *testing.T) {
 	if err := job.makeKeys(t.Context(), y, quiet); err != nil {
 		t.Fatal(err)
 	}
-	renewed := []string{"auth-bus", "gateway-bus", "nats-trust", "scheduler-bus", "sessions-bus", "sessions-secrets", "tcagent-bus", "tcnode-bus"}
+	renewed := []string{"auth-bus", "gateway-bus", "nats-trust", "scheduler-bus", "scheduler-secrets", "sessions-bus", "sessions-secrets", "tcagent-bus", "tcnode-bus"}
 	if got := changed(first, versions()); !slices.Equal(got, renewed) { // not the keyring: what it holds is derived
 		t.Errorf("a rotation writes %q, want %q", got, renewed)
 	}

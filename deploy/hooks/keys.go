@@ -31,7 +31,7 @@ type yard struct {
 
 // secrets are the names of the yard's Secrets, in the order of making them: what others are made from comes first.
 func (y yard) secrets() []string {
-	names := []string{"keyring", "auth", "admin", "redis", "nats-trust", "sessions-secrets"}
+	names := []string{"keyring", "auth", "admin", "redis", "nats-trust", "sessions-secrets", "scheduler-secrets"}
 	for _, service := range bus.Services {
 		names = append(names, service+"-bus")
 	}
@@ -133,7 +133,7 @@ func (y yard) next(name string, have map[string]secret) (*secret, error) {
 		password := hex.EncodeToString(random(24))
 		want.Data["auth.conf"] = []byte("requirepass " + password + "\n")
 		want.Data["redis.url"] = []byte("redis://:" + password + "@" + y.name + "-redis:6379/0")
-	case what == "sessions-secrets":
+	case what == "sessions-secrets", what == "scheduler-secrets":
 		generation := fmt.Sprint(y.generation)
 		if exists && old.Notes[generationNote] == generation {
 			return nil, nil
@@ -176,7 +176,7 @@ func (y yard) next(name string, have map[string]secret) (*secret, error) {
 	return &want, nil
 }
 
-// sealingKeys returns the keys that seal what people store with the sessions service, one a line: the first seals, all open. The last is
+// sealingKeys returns the keys that seal what people store with a service, one a line: the first seals, all open. The last is
 // the next to seal, so that a replica that has not been started again yet opens what one that has sealed. None is ever left out.
 func sealingKeys(old []byte) []byte {
 	next := func() string { return base64.StdEncoding.EncodeToString(random(32)) }

@@ -52,7 +52,7 @@ func with(old, new map[string]secret) map[string]secret {
 func TestKeys(t *testing.T) {
 	y := yard{name: "yard", servers: 3}
 	first := made(t, y, nil)
-	const everything = "yard-admin yard-auth yard-auth-bus yard-gateway-bus yard-keyring yard-nats-trust yard-redis yard-scheduler-bus yard-sessions-bus yard-sessions-secrets yard-tcagent-bus yard-tcnode-bus"
+	const everything = "yard-admin yard-auth yard-auth-bus yard-gateway-bus yard-keyring yard-nats-trust yard-redis yard-scheduler-bus yard-scheduler-secrets yard-sessions-bus yard-sessions-secrets yard-tcagent-bus yard-tcnode-bus"
 	if got := names(first); got != everything {
 		t.Fatalf("the first run writes %s", got)
 	}
@@ -60,7 +60,7 @@ func TestKeys(t *testing.T) {
 		want := map[string][]string{
 			"yard-keyring": {"keyring.json"}, "yard-auth": {"auth.secret"}, "yard-admin": {"admin.key"},
 			"yard-redis": {"auth.conf", "redis.url"}, "yard-nats-trust": {"cluster.conf", "route.password", "trust.conf"},
-			"yard-sessions-bus": {"bus.creds", "session.issuer"}, "yard-sessions-secrets": {"secret.keys"},
+			"yard-sessions-bus": {"bus.creds", "session.issuer"}, "yard-sessions-secrets": {"secret.keys"}, "yard-scheduler-secrets": {"secret.keys"},
 		}
 		for name, s := range first {
 			keys := want[name]
@@ -101,7 +101,7 @@ func TestKeys(t *testing.T) {
 	t.Run("a new generation makes new credentials", func(t *testing.T) {
 		y := yard{name: "yard", servers: 3, generation: 1}
 		rotated := made(t, y, first)
-		if got := names(rotated); got != "yard-auth-bus yard-gateway-bus yard-nats-trust yard-scheduler-bus yard-sessions-bus yard-sessions-secrets yard-tcagent-bus yard-tcnode-bus" {
+		if got := names(rotated); got != "yard-auth-bus yard-gateway-bus yard-nats-trust yard-scheduler-bus yard-scheduler-secrets yard-sessions-bus yard-sessions-secrets yard-tcagent-bus yard-tcnode-bus" {
 			t.Errorf("writes %s", got)
 		}
 		if bytes.Equal(first["yard-sessions-bus"].Data["session.issuer"], rotated["yard-sessions-bus"].Data["session.issuer"]) {

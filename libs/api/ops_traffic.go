@@ -59,7 +59,6 @@ var (
 // CreateTrafficPolicyRequest creates a policy whose name is free.
 type CreateTrafficPolicyRequest struct {
 	TrafficSpec
-	IdempotencyKey string `json:"idempotency_key,omitempty" in:"header:Idempotency-Key"`
 }
 
 // ApplyTrafficPolicyRequest makes the policy that Name in the path names what Policy is.
@@ -86,7 +85,6 @@ type CreateTrafficFaultRequest struct {
 	Session string   `json:"session"`
 	For     Duration `json:"for" doc:"From 1s to 1h."`
 	TrafficFaultSpec
-	IdempotencyKey string `json:"idempotency_key,omitempty" in:"header:Idempotency-Key"`
 }
 
 // TrafficFaultRef names a fault by its session.

@@ -43,7 +43,7 @@ volumes: {{- toYaml . | nindent 2 }}
 {{/* The Secrets that the keys job makes and keeps, one a line. */}}
 {{- define "agentyard.secrets" -}}
 {{- $yard := include "lib.yard" . }}
-{{- range list "keyring" "gateway-bus" "auth-bus" "sessions-bus" "scheduler-bus" "tcagent-bus" "tcnode-bus" "nats-trust" "sessions-secrets" "auth" "admin" "redis" }}
+{{- range list "keyring" "gateway-bus" "auth-bus" "sessions-bus" "scheduler-bus" "tcagent-bus" "tcnode-bus" "nats-trust" "sessions-secrets" "scheduler-secrets" "auth" "admin" "redis" }}
 - {{ $yard }}-{{ . }}
 {{- end }}
 {{- end }}
