@@ -19,6 +19,9 @@ type Config struct {
 	Retention    time.Duration // of an ended session's history, log and, if it failed, workspace
 	// AllowPrivateRepositories permits cloning from loopback and private addresses and from file:// URLs.
 	AllowPrivateRepositories bool
+	// Silence is how long a runner whose agent works may say nothing before another takes its place; 0: for ever. It is some minutes: that a
+	// runner still works is written every minute.
+	Silence time.Duration
 	// Sweep is how often ttl, idle timeout, start timeout and retention are looked at.
 	Sweep time.Duration
 	// Reconcile is how often all that the runtime has is compared with the ledger. What is seen to be wrong twice is mended.
@@ -44,6 +47,7 @@ func DefaultConfig() Config {
 		MaxRestarts:  5,
 		RestartReset: 5 * time.Minute,
 		Retention:    30 * 24 * time.Hour,
+		Silence:      3 * time.Minute,
 		Sweep:        5 * time.Second,
 		Reconcile:    20 * time.Second,
 		Workers:      64,
@@ -65,6 +69,7 @@ func (c *Config) Register(fs *flag.FlagSet) {
 	fs.DurationVar(&c.Retention, "sessions.retention", c.Retention, "keep the history and the log of an ended session for so long; 0: for ever")
 	fs.BoolVar(&c.AllowPrivateRepositories, "sessions.allow-private-repositories", c.AllowPrivateRepositories, "clone from loopback and private addresses and from file:// URLs")
 	fs.StringVar(&c.SecretKeysFile, "sessions.secret-keys-file", c.SecretKeysFile, "`file` with the keys that seal secrets, 32 bytes in base64 a line, the newest first; empty: the yard's own key")
+	fs.DurationVar(&c.Silence, "sessions.silence", c.Silence, "a runner at work that said nothing for so long has hung, and another takes its place; some minutes, 0: never")
 	fs.DurationVar(&c.Sweep, "sessions.sweep", c.Sweep, "how often timeouts and retention are looked at")
 	fs.DurationVar(&c.Reconcile, "sessions.reconcile", c.Reconcile, "how often what the runtime has is compared with the ledger; what is wrong twice is mended")
 	fs.IntVar(&c.Workers, "sessions.workers", c.Workers, "sessions that are started or stopped at once")

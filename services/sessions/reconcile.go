@@ -130,6 +130,9 @@ func (s *Service) step(ctx context.Context, e bus.Entry[api.SessionRecord]) erro
 	if done, err := s.timeOut(ctx, e); done || err != nil {
 		return err
 	}
+	if done, err := s.replaceSilent(ctx, e); done || err != nil {
+		return err
+	}
 	known := s.tracker.see(e.Key)
 	switch st := e.State.State; {
 	case st == api.StatePending:

@@ -76,6 +76,7 @@ type Service struct {
 	credentialView *bus.View[credentialRecord]
 
 	quotas  *quotas
+	hearing atomic.Pointer[time.Time]     // since when this replica reconciles with a bus on which runners can be heard
 	reports *bus.WorkQueue                // sessions whose newest report waits to be written
 	term    atomic.Pointer[bus.WorkQueue] // sessions to reconcile; nil while another replica does it
 	tracker *tracker

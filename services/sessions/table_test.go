@@ -3,8 +3,10 @@ package sessions
 import (
 	"slices"
 	"testing"
+	"time"
 
 	"agentyard.dev/libs/api"
+	"agentyard.dev/libs/bus"
 )
 
 var allStates = []api.State{
@@ -56,5 +58,34 @@ func TestTable(t *testing.T) {
 	}
 	if len(seen) != len(allStates) {
 		t.Errorf("only %v can be reached", seen)
+	}
+}
+
+func TestSilentAt(t *testing.T) {
+	const silence = time.Minute
+	now := time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC)
+	long, short := now.Add(-silence), now.Add(-silence+1)
+	entry := func(at time.Time, st api.State, a api.Activity) *bus.Entry[api.SessionRecord] {
+		e := &bus.Entry[api.SessionRecord]{}
+		e.At, e.State.State, e.State.Activity = at, st, a
+		return e
+	}
+	for name, c := range map[string]struct {
+		silence time.Duration
+		e       *bus.Entry[api.SessionRecord]
+		then    time.Time
+		want    bool
+	}{
+		"silent":            {silence, entry(long, api.StateRunning, api.ActivityWorking), long, true},
+		"never":             {0, entry(long, api.StateRunning, api.ActivityWorking), long, false},
+		"heard":             {silence, entry(short, api.StateRunning, api.ActivityWorking), long, false},
+		"listening shortly": {silence, entry(long, api.StateRunning, api.ActivityWorking), short, false},
+		"idle":              {silence, entry(long, api.StateRunning, api.ActivityIdle), long, false},
+		"asks a person":     {silence, entry(long, api.StateRunning, api.ActivityApproval), long, false},
+		"starts":            {silence, entry(long, api.StateStarting, api.ActivityWorking), long, false},
+	} {
+		if got := silentAt(Config{Silence: c.silence}, c.e, c.then, now); got != c.want {
+			t.Errorf("%s: %t, want %t", name, got, c.want)
+		}
 	}
 }

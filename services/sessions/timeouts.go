@@ -45,6 +45,8 @@ func overdueAt(cfg Config, rec *api.SessionRecord, now time.Time) overdue {
 
 // sweep queues, now and then, the sessions for which a time has passed.
 func (s *Service) sweep(ctx context.Context) {
+	begin := s.now()
+	s.hearing.Store(&begin)
 	tick := time.NewTicker(s.cfg.Sweep)
 	defer tick.Stop()
 	for {
@@ -53,10 +55,11 @@ func (s *Service) sweep(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		now := s.now()
+		s.listen(ctx)
+		now, then := s.now(), *s.hearing.Load()
 		var due []bus.Key
 		s.view.All(func(e bus.Entry[api.SessionRecord]) bool {
-			if overdueAt(s.cfg, &e.State, now) != notOverdue {
+			if overdueAt(s.cfg, &e.State, now) != notOverdue || silentAt(s.cfg, &e, then, now) {
 				due = append(due, e.Key)
 			}
 			return true

@@ -75,6 +75,9 @@ func (s *state) spend(u api.Usage) {
 func (s *state) snapshot() api.RunnerReportRequest {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.now.Activity == api.ActivityWorking {
+		s.now.ActiveAt = time.Now().UnixMilli()
+	}
 	now := s.now
 	now.Turns = slices.Clone(s.now.Turns)
 	return now
