@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
@@ -99,6 +100,7 @@ func TestTrustConfigRotates(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(held.Close)
+	<-time.After(1100 * time.Millisecond) // a rotation is never in the second of the start, and what is signed tells seconds
 	write(generation(1, 1))
 	if err := srv.Reload(); err != nil {
 		t.Fatal(err)

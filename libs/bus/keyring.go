@@ -4,6 +4,7 @@ import (
 	"crypto/hkdf"
 	"crypto/rand"
 	"crypto/sha256"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -251,6 +252,29 @@ type trust struct {
 	resolver server.AccountResolver
 }
 
+// encodeSteadily is operator.Encode, but the same claims give the same text at any time: a server refuses to take in a changed configuration
+// (a rotation of keys) whose operator is written differently, and Encode writes when it was done.
+func encodeSteadily(operator *jwt.OperatorClaims, key nkeys.KeyPair) (string, error) {
+	if _, err := operator.Encode(key); err != nil { // which fills in what is implied
+		return "", err
+	}
+	operator.IssuedAt, operator.ID = 0, ""
+	header, err := json.Marshal(jwt.Header{Type: jwt.TokenTypeJwt, Algorithm: jwt.AlgorithmNkey})
+	if err != nil {
+		return "", err
+	}
+	claims, err := json.Marshal(operator)
+	if err != nil {
+		return "", err
+	}
+	text := base64.RawURLEncoding.EncodeToString(header) + "." + base64.RawURLEncoding.EncodeToString(claims)
+	signature, err := key.Sign([]byte(text))
+	if err != nil {
+		return "", err
+	}
+	return text + "." + base64.RawURLEncoding.EncodeToString(signature), nil
+}
+
 // trust makes the claims anew at each start, so that a new release's permissions are in force at once.
 func (k *Keyring) trust() (*trust, error) {
 	operatorID, err := k.operator.PublicKey()
@@ -265,7 +289,7 @@ func (k *Keyring) trust() (*trust, error) {
 	operator := jwt.NewOperatorClaims(operatorID)
 	operator.Name = "agentyard"
 	operator.SystemAccount = systemID
-	encoded, err := operator.Encode(k.operator)
+	encoded, err := encodeSteadily(operator, k.operator)
 	if err != nil {
 		return nil, err
 	}
