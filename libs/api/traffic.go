@@ -273,7 +273,7 @@ type TrafficPlan struct {
 type TrafficPlanApplied struct {
 	Rev    uint64    `json:"rev"`
 	Hash   string    `json:"hash"`
-	State  string    `json:"state" doc:"applied, failed (nothing of ours is in force), or kept (an older plan is)."`
+	State  string    `json:"state" doc:"applied, failed (nothing of ours is in force), kept (an older plan is), or off (nothing can be: the detail says why)."`
 	Detail string    `json:"detail,omitempty"`
 	At     time.Time `json:"at"`
 	TookMS float64   `json:"took_ms,omitempty"`

@@ -85,7 +85,7 @@ func TestAgent(t *testing.T) {
 	t.Run("says that a session without a network of its own cannot be limited", func(t *testing.T) {
 		y.plan("s4", "", shaped("s4", tc.Mbit))
 		a := y.reports("s4", func(a api.TrafficPlanApplied, there bool) bool { return there && a.State != "" })
-		if a.State != "failed" || !strings.Contains(a.Detail, "no network of its own") {
+		if a.State != "off" || !strings.Contains(a.Detail, "no network of its own") {
 			t.Errorf("reported %+v", a)
 		}
 		_, hash := y.plan("s4", "", &tc.Plan{Format: tc.PlanFormat, Session: "s4", Mode: tc.Off})
@@ -252,7 +252,7 @@ func TestUnable(t *testing.T) {
 	go func() { ended <- s.Run(ctx) }()
 	y.plan("s1", kerneltest.Session4, shaped("s1", tc.Mbit))
 	a := y.reports("s1", func(a api.TrafficPlanApplied, there bool) bool { return there && a.State != "" })
-	if a.State != "failed" || !strings.Contains(a.Detail, "open network namespace") {
+	if a.State != "off" || !strings.Contains(a.Detail, "open network namespace") {
 		t.Errorf("reported %+v", a)
 	}
 	e, err := y.nodes.Get(t.Context(), bus.Key{Tenant: api.HomeTenant, ID: "node-1_example"})

@@ -44,6 +44,7 @@ const (
 	stateApplied = "applied"
 	stateFailed  = "failed"
 	stateKept    = "kept"
+	stateOff     = "off" // nothing can be in force: the node cannot control traffic, or the session has no network of its own
 )
 
 func (n *session) hurry() { n.tries, n.after = 0, time.Time{} }
@@ -263,8 +264,11 @@ func (s *Service) outcome(id string, n *session, known accepted, asBefore bool, 
 		n.after = time.Now().Add(min(retryFirst<<min(n.tries-1, 8), retryMost))
 		s.dirty[id] = struct{}{} // the loop's timer comes back to it
 		at.State, at.Detail, at.Fault = stateFailed, err.Error(), ""
-		if n.inForce != "" {
+		switch {
+		case n.inForce != "":
 			at.State, at.Hash = stateKept, n.inForce
+		case s.unable != nil || errors.Is(err, errNoNetwork):
+			at.State = stateOff
 		}
 	}
 	s.metrics.applies.WithLabelValues(at.State).Inc()

@@ -96,7 +96,7 @@ func (s *Service) record() (api.TrafficNodeRecord, error) {
 		Name: s.cfg.Node, Agent: s.deps.Version, ReportedAt: time.Now().UTC(), Capabilities: can, Uplink: s.cfg.Uplink,
 		Applied: map[string]api.TrafficPlanApplied{},
 	}
-	states := map[string]int{stateApplied: 0, stateFailed: 0, stateKept: 0}
+	states := map[string]int{stateApplied: 0, stateFailed: 0, stateKept: 0, stateOff: 0}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for id, n := range s.sessions {
