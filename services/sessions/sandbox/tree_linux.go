@@ -31,42 +31,47 @@ func killDescendants(root int) {
 	}
 }
 
-// descendants lists the living processes below root.
+// descendants lists the living processes below root. The way to them may lead over a dead one: a process of several threads is a zombie as soon as the
+// first of them has ended, and its children are inherited only when the last has.
 func descendants(root int) []int {
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
 		return nil
 	}
-	children := map[int][]int{}
+	children, dead := map[int][]int{}, map[int]bool{}
 	for _, e := range entries {
 		pid, err := strconv.Atoi(e.Name())
 		if err != nil {
 			continue
 		}
-		if ppid, alive := parentOf(pid); alive {
+		if ppid, alive, ok := parentOf(pid); ok {
 			children[ppid] = append(children[ppid], pid)
+			dead[pid] = !alive
 		}
 	}
 	var found []int
 	for queue := []int{root}; len(queue) > 0; queue = queue[1:] {
-		found = append(found, children[queue[0]]...)
-		queue = append(queue, children[queue[0]]...)
+		for _, pid := range children[queue[0]] {
+			if queue = append(queue, pid); !dead[pid] {
+				found = append(found, pid)
+			}
+		}
 	}
 	return found
 }
 
-// parentOf reads a process's parent from proc_pid_stat(5); zombies are not alive.
-func parentOf(pid int) (ppid int, alive bool) {
+// parentOf reads a process's parent from proc_pid_stat(5); zombies are not alive. It is not ok when there is no such process.
+func parentOf(pid int) (ppid int, alive, ok bool) {
 	data, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
 	if err != nil {
-		return 0, false
+		return 0, false, false
 	}
 	// The command name, in parentheses, may itself hold spaces and parentheses.
 	_, rest, ok := strings.Cut(string(data[strings.LastIndexByte(string(data), ')')+1:]), " ")
 	fields := strings.Fields(rest)
 	if !ok || len(fields) < 2 {
-		return 0, false
+		return 0, false, false
 	}
 	ppid, err = strconv.Atoi(fields[1])
-	return ppid, err == nil && fields[0] != "Z" && fields[0] != "X"
+	return ppid, fields[0] != "Z" && fields[0] != "X", err == nil
 }
