@@ -200,7 +200,7 @@ func (r *Runtime) complete(ctx context.Context, l launch.Launch) error {
 	var of *pod
 	done := false
 	r.mu.Lock()
-	for _, p := range r.pods[l.Session] {
+	for _, p := range r.pods.of[l.Session] {
 		if p.Incarnation == l.Incarnation {
 			of, done = p, p.attended
 		}

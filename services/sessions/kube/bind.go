@@ -54,7 +54,7 @@ func (r *Runtime) Identify(ctx context.Context, id string, req api.RunnerBindReq
 func (r *Runtime) placed(id string, req api.RunnerBindRequest) (at sessions.Placed, waits <-chan struct{}, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	p, w := r.byName[req.Pod], r.warm[req.Pod]
+	p, w := r.pods.named[req.Pod], r.warm.named[req.Pod]
 	switch {
 	case p == nil && w == nil:
 		return at, nil, api.Errorf(api.CodeUnavailable, "this pod is not known yet")
@@ -104,7 +104,7 @@ func (r *Runtime) Holdup(ctx context.Context, ref sessions.Ref) string {
 	r.mu.Lock()
 	why := r.refused[ref.Session]
 	var newest *pod
-	for _, p := range r.pods[ref.Session] {
+	for _, p := range r.pods.of[ref.Session] {
 		if newest == nil || p.Incarnation > newest.Incarnation {
 			newest = p
 		}

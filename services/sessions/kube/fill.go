@@ -163,7 +163,7 @@ func (r *Runtime) makeWarm(ctx context.Context, spec generic, shape string, dry 
 	stripped, _ := strip(made) // of a pod it has no error
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.warm[made.Name] == nil && r.byName[made.Name] == nil { // the watch may have been faster, and knows more
+	if r.warm.named[made.Name] == nil && r.pods.named[made.Name] == nil { // the watch may have been faster, and knows more
 		r.observeLocked(stripped.(*corev1.Pod), false)
 	}
 	return nil
@@ -193,7 +193,7 @@ func (r *Runtime) removeWarm(ctx context.Context, w *warm) error {
 	if apierrors.IsNotFound(err) {
 		r.mu.Lock()
 		defer r.mu.Unlock()
-		if r.warm[w.name] == w {
+		if r.warm.named[w.name] == w {
 			r.leaveLocked(w)
 		}
 		return nil

@@ -128,15 +128,13 @@ type Runtime struct {
 	refill   chan struct{} // of capacity 1: a pool may need something
 
 	mu      sync.Mutex
-	locks   map[string]*lock           // by session: one start or stop at a time
-	pods    map[string]map[string]*pod // by session and name
-	byName  map[string]*pod
-	volumes map[string]volume // by session
-	news    []sessions.Exit   // not yet told; bounded by the pods that there were
-	wake    chan struct{}     // of capacity 1: news
-	refused map[string]string // by session: why its pod could not be made
-	warm    map[string]*warm  // by name: pods that wait for a session
-	warmBy  map[poolKey]map[string]*warm
+	locks   map[string]*lock      // by session: one start or stop at a time
+	pods    index[string, *pod]   // by session
+	volumes map[string]volume     // by session
+	news    []sessions.Exit       // not yet told; bounded by the pods that there were
+	wake    chan struct{}         // of capacity 1: news
+	refused map[string]string     // by session: why its pod could not be made
+	warm    index[poolKey, *warm] // pods that wait for a session
 	pools   map[poolKey]*pool
 	asked   map[poolKey]answer // see WhyNot
 }
@@ -162,10 +160,9 @@ func New(cfg Config, deps Deps) *Runtime {
 	}
 	return &Runtime{
 		cfg: cfg, deps: deps, log: deps.Logger, exits: make(chan sessions.Exit, exitBuffer), ready: make(chan struct{}),
-		locks: map[string]*lock{}, pods: map[string]map[string]*pod{}, byName: map[string]*pod{},
-		volumes: map[string]volume{}, wake: make(chan struct{}, 1), refused: map[string]string{},
+		locks: map[string]*lock{}, volumes: map[string]volume{}, wake: make(chan struct{}, 1), refused: map[string]string{},
 		calm: make(chan struct{}, 1), refill: make(chan struct{}, 1),
-		warm: map[string]*warm{}, warmBy: map[poolKey]map[string]*warm{}, pools: map[poolKey]*pool{}, asked: map[poolKey]answer{},
+		pools: map[poolKey]*pool{}, asked: map[poolKey]answer{},
 	}
 }
 
@@ -309,7 +306,7 @@ func (r *Runtime) List(ctx context.Context) ([]sessions.Instance, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	var list []sessions.Instance
-	for _, p := range r.byName {
+	for _, p := range r.pods.named {
 		if !p.ended {
 			list = append(list, p.Instance)
 		}
@@ -325,7 +322,7 @@ func (r *Runtime) Kept(ctx context.Context) ([]sessions.Ref, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	seen := map[sessions.Ref]bool{}
-	for _, p := range r.byName {
+	for _, p := range r.pods.named {
 		seen[p.Ref] = true
 	}
 	for _, v := range r.volumes {

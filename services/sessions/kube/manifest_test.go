@@ -215,7 +215,7 @@ func TestObserve(t *testing.T) {
 	past := metav1.NewTime(time.Now().Add(-time.Hour))
 	lost.DeletionTimestamp = &past
 	r.observe(lost, false)
-	if known := r.byName["c"]; known == nil || known.deleted.IsZero() || known.ended {
+	if known := r.pods.named["c"]; known == nil || known.deleted.IsZero() || known.ended {
 		t.Errorf("a pod that is being deleted: %+v", known)
 	}
 }

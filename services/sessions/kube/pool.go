@@ -115,11 +115,11 @@ func (r *Runtime) Pools(ctx context.Context) ([]sessions.PoolState, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	var list []sessions.PoolState
-	for key, pods := range r.warmBy {
+	for key, pods := range r.warm.of {
 		list = append(list, r.stateLocked(key, pods))
 	}
 	for key, p := range r.pools {
-		if _, has := r.warmBy[key]; !has && (p.want > 0 || p.reason != "") {
+		if _, has := r.warm.of[key]; !has && (p.want > 0 || p.reason != "") {
 			list = append(list, r.stateLocked(key, nil))
 		}
 	}
@@ -172,21 +172,17 @@ func warmOf(p *corev1.Pod) (warm, bool) {
 
 // observeWarmLocked takes news of a pod that waits for a session. The watch may be behind what the answer to a claim said.
 func (r *Runtime) observeWarmLocked(p *corev1.Pod, seen warm) {
-	if known := r.byName[p.Name]; known != nil && known.uid == seen.uid {
+	if known := r.pods.named[p.Name]; known != nil && known.uid == seen.uid {
 		return
 	}
-	w := r.warm[p.Name]
+	w := r.warm.named[p.Name]
 	if w == nil || w.uid != seen.uid {
 		if w != nil {
 			r.leaveLocked(w)
 		}
 		w = &seen
 		w.left = make(chan struct{})
-		r.warm[w.name] = w
-		if r.warmBy[w.pool] == nil {
-			r.warmBy[w.pool] = map[string]*warm{}
-		}
-		r.warmBy[w.pool][w.name] = w
+		r.warm.put(w.pool, w.name, w)
 	}
 	w.version, w.holdup = seen.version, seen.holdup
 	if seen.node != "" {
@@ -221,12 +217,7 @@ func runs(p *corev1.Pod) bool {
 // leaveLocked forgets a pod that is of no pool any more: a session has it, or it is gone.
 func (r *Runtime) leaveLocked(w *warm) {
 	close(w.left)
-	delete(r.warm, w.name)
-	of := r.warmBy[w.pool]
-	delete(of, w.name)
-	if len(of) == 0 {
-		delete(r.warmBy, w.pool)
-	}
+	r.warm.drop(w.pool, w.name)
 	r.wakeFiller()
 }
 
@@ -265,14 +256,14 @@ func (r *Runtime) choreLocked(now time.Time) (chore, bool) {
 	best, lowest := chore{}, 1.0
 	for key, p := range r.pools {
 		if now.After(p.until) {
-			if len(p.making) == 0 && len(r.warmBy[key]) == 0 && now.After(p.next) {
+			if len(p.making) == 0 && len(r.warm.of[key]) == 0 && now.After(p.next) {
 				delete(r.pools, key)
 			}
 			continue
 		}
 		have, ready, calm := len(p.making), 0, false
 		var spare *warm // that may go
-		for _, w := range r.warmBy[key] {
+		for _, w := range r.warm.of[key] {
 			gone := w.unwanted || p.want == 0 || w.shape != p.shape || p.unfit != ""
 			switch {
 			case w.taking, p.making[w.name]:

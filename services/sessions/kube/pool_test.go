@@ -161,7 +161,7 @@ func TestNotCountedTwice(t *testing.T) {
 	if c, some := r.choreLocked(time.Now()); some {
 		t.Errorf("a third: %+v", c)
 	}
-	if st := r.stateLocked(testPool, r.warmBy[testPool]); st.Coming != 2 {
+	if st := r.stateLocked(testPool, r.warm.of[testPool]); st.Coming != 2 {
 		t.Errorf("%+v", st)
 	}
 }
@@ -196,7 +196,7 @@ func TestPick(t *testing.T) {
 func TestTaken(t *testing.T) {
 	r := pooled(1)
 	r.observe(waiting("a", running), false)
-	left := r.warm["a"].left
+	left := r.warm.named["a"].left
 	r.observe(waiting("a", running, takenBy("sabcdefghijklmnop", "2")), false)
 	r.observe(waiting("a", running), false)
 	select {
@@ -204,10 +204,10 @@ func TestTaken(t *testing.T) {
 	default:
 		t.Error("who waits for it was not told")
 	}
-	if len(r.warm) != 0 || len(r.warmBy) != 0 {
-		t.Errorf("it still waits: %+v", r.warm)
+	if len(r.warm.named) != 0 || len(r.warm.of) != 0 {
+		t.Errorf("it still waits: %+v", r.warm.named)
 	}
-	if p := r.byName["a"]; p == nil || p.Session != "sabcdefghijklmnop" || p.Incarnation != 2 || p.Tenant != "acme" {
+	if p := r.pods.named["a"]; p == nil || p.Session != "sabcdefghijklmnop" || p.Incarnation != 2 || p.Tenant != "acme" {
 		t.Errorf("%+v", p)
 	}
 }

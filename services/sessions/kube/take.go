@@ -27,7 +27,7 @@ func (r *Runtime) take(ctx context.Context, l launch.Launch) (bool, error) {
 	}
 	key := poolKey{l.Tenant, l.Pod.Profile}
 	r.mu.Lock()
-	some := len(r.warmBy[key]) > 0
+	some := len(r.warm.of[key]) > 0
 	r.mu.Unlock()
 	if !some {
 		return false, nil
@@ -59,7 +59,7 @@ func (r *Runtime) pick(key poolKey, shape string) *warm {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	var best *warm
-	for _, w := range r.warmBy[key] {
+	for _, w := range r.warm.of[key] {
 		if w.readied.IsZero() || w.unwanted || w.taking || w.shape != shape {
 			continue
 		}

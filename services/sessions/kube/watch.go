@@ -66,23 +66,19 @@ func (r *Runtime) observeLocked(p *corev1.Pod, initial bool) {
 		r.observeWarmLocked(p, w)
 		return
 	}
-	if before := r.warm[p.Name]; before != nil {
+	if before := r.warm.named[p.Name]; before != nil {
 		r.leaveLocked(before)
 	}
 	if !mine {
 		return
 	}
-	known := r.byName[p.Name]
+	known := r.pods.named[p.Name]
 	if known == nil || known.uid != string(p.UID) {
 		if known != nil {
 			r.dropLocked(known)
 		}
 		known = &pod{Instance: i, name: p.Name, uid: string(p.UID), id: p.Labels[labelPod], gone: make(chan struct{})}
-		r.byName[p.Name] = known
-		if r.pods[i.Session] == nil {
-			r.pods[i.Session] = map[string]*pod{}
-		}
-		r.pods[i.Session][p.Name] = known
+		r.pods.put(i.Session, p.Name, known)
 	}
 	delete(r.refused, i.Session)
 	if p.Spec.NodeName != "" {
@@ -105,7 +101,7 @@ func (r *Runtime) endLocked(p *pod, reason string, unwatched bool) {
 		return
 	}
 	p.ended, p.since = true, time.Now()
-	for _, other := range r.pods[p.Session] {
+	for _, other := range r.pods.of[p.Session] {
 		if other.Incarnation == p.Incarnation && !other.ended {
 			return
 		}
@@ -123,10 +119,10 @@ func (r *Runtime) endLocked(p *pod, reason string, unwatched bool) {
 func (r *Runtime) removed(p *corev1.Pod) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if w := r.warm[p.Name]; w != nil && w.uid == string(p.UID) {
+	if w := r.warm.named[p.Name]; w != nil && w.uid == string(p.UID) {
 		r.leaveLocked(w)
 	}
-	known := r.byName[p.Name]
+	known := r.pods.named[p.Name]
 	if known == nil || known.uid != string(p.UID) {
 		return
 	}
@@ -147,12 +143,7 @@ func (r *Runtime) removed(p *corev1.Pod) {
 // dropLocked forgets a pod that is no more.
 func (r *Runtime) dropLocked(p *pod) {
 	close(p.gone)
-	delete(r.byName, p.name)
-	of := r.pods[p.Session]
-	delete(of, p.name)
-	if len(of) == 0 {
-		delete(r.pods, p.Session)
-	}
+	r.pods.drop(p.Session, p.name)
 }
 
 // of returns the pods of a session.
@@ -160,7 +151,7 @@ func (r *Runtime) of(session string) []*pod {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	var list []*pod
-	for _, p := range r.pods[session] {
+	for _, p := range r.pods.of[session] {
 		list = append(list, p)
 	}
 	return list
@@ -171,7 +162,7 @@ func (r *Runtime) tidy(ctx context.Context) {
 	now := time.Now()
 	var dead, lost []*pod
 	r.mu.Lock()
-	for _, p := range r.byName {
+	for _, p := range r.pods.named {
 		switch {
 		case !p.deleted.IsZero() && now.Sub(p.deleted) > lostAfter:
 			lost = append(lost, p)
