@@ -20,7 +20,7 @@ type session struct {
 	refused   bool     // what the bus told last was not taken on
 
 	shares  shares            // of the node's uplink, now (allocate.go)
-	fault   *faulty           // nil: none (fault.go)
+	fault   *faulty           // the last, which may have ended; nil: none (fault.go)
 	relay   *relayed          // nil: none; the enforcer's alone
 	on      *kernel.Interface // nil: not found
 	applied api.TrafficPlanApplied
@@ -172,8 +172,7 @@ func (s *Service) settle(ctx context.Context, id string) {
 		s.mu.Unlock()
 		return // refused, and none before it
 	}
-	plan, said := s.diverted(id, n, plan.Narrowed(share.download, share.upload))
-	fault := n.fault
+	plan, fault, said := s.diverted(id, n, plan.Narrowed(share.download, share.upload))
 	s.mu.Unlock()
 	n.relay.keep(fault, on)
 	began := time.Now()

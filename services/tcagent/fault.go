@@ -23,24 +23,27 @@ type faulty struct {
 // faultInForce is what is said of a fault that is in force as a whole.
 const faultInForce = "in force"
 
-// diverted is a plan with the session's fault, if it has one that has not ended, and what is to be said of it. The moment at which the kernel ends the fault is worked out once and
+// diverted is a plan with the session's fault, if it has one that has not ended, that fault, and what is to be said of it. The moment at which the kernel ends the fault is worked out once and
 // kept, since a classifier with another is another; a clock of the controller's that is ahead does not prolong it. It needs the Service's mutex.
-func (s *Service) diverted(id string, n *session, p *tc.Plan) (plan *tc.Plan, said string) {
+func (s *Service) diverted(id string, n *session, p *tc.Plan) (plan *tc.Plan, f *faulty, said string) {
 	now := time.Now()
 	record := n.Record.Fault
-	if record == nil || !now.Before(record.Until) {
+	switch {
+	case record == nil || !now.Before(record.Until):
 		n.fault = nil
-		delete(s.faults, id)
-		return p, ""
-	}
-	if n.fault == nil || n.fault.record != *record {
+	case n.fault == nil || n.fault.record != *record:
+		n.fault = nil
 		fault, err := readFault(record.TrafficFaultSpec)
 		if err != nil {
 			delete(s.faults, id)
-			return p, err.Error()
+			return p, nil, err.Error()
 		}
 		left := min(record.Until.Sub(now), tc.MaxFaultTime)
 		n.fault = &faulty{record: *record, fault: fault, until: now.Add(left), boot: kernel.BootTime() + uint64(left)}
+	}
+	if n.fault == nil || !now.Before(n.fault.until) { // which is remembered until its record is gone, or it would begin anew
+		delete(s.faults, id)
+		return p, nil, ""
 	}
 	s.faults[id] = n.fault.until
 	plan, missing := p.WithFault(n.fault.fault, n.fault.boot, s.capabilities())
@@ -49,9 +52,9 @@ func (s *Service) diverted(id string, n *session, p *tc.Plan) (plan *tc.Plan, sa
 		if plan != p {
 			said = "in part; " + said
 		}
-		return plan, said
+		return plan, n.fault, said
 	}
-	return plan, faultInForce
+	return plan, n.fault, faultInForce
 }
 
 // readFault turns what travels into what is done: the JSON of both is one vocabulary.
