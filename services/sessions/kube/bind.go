@@ -84,8 +84,7 @@ func (r *Runtime) look(ctx context.Context, name string) error {
 	case p.Labels[labelManagedBy] != managedBy || p.Labels[labelInstance] != r.cfg.Instance:
 		return api.Errorf(api.CodeDenied, "this pod is not of this yard")
 	}
-	stripped, _ := strip(p) // of a pod it has no error
-	r.observe(stripped.(*corev1.Pod), false)
+	r.observe(p, false)
 	return nil
 }
 

@@ -7,7 +7,6 @@ import (
 	"sync"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -160,11 +159,10 @@ func (r *Runtime) makeWarm(ctx context.Context, spec generic, shape string, dry 
 		_ = r.filling.CoreV1().Pods(r.cfg.Namespace).Delete(ctx, made.Name, metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &made.UID}})
 		return classify(err, "make what is around a pod of the pool")
 	}
-	stripped, _ := strip(made) // of a pod it has no error
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.warm.named[made.Name] == nil && r.pods.named[made.Name] == nil { // the watch may have been faster, and knows more
-		r.observeLocked(stripped.(*corev1.Pod), false)
+		r.observeLocked(made, false)
 	}
 	return nil
 }

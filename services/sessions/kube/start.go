@@ -105,8 +105,7 @@ func (r *Runtime) create(ctx context.Context, l launch.Launch) error {
 	if err != nil {
 		return r.refuse(l.Session, err, "make its pod")
 	}
-	stripped, _ := strip(made) // of a pod it has no error
-	r.observe(stripped.(*corev1.Pod), false)
+	r.observe(made, false)
 	return r.complete(ctx, l)
 }
 

@@ -41,8 +41,7 @@ func (r *Runtime) take(ctx context.Context, l launch.Launch) (bool, error) {
 		taken, err := r.claim(ctx, w, l)
 		switch {
 		case err == nil:
-			stripped, _ := strip(taken) // of a pod it has no error
-			r.observe(stripped.(*corev1.Pod), false)
+			r.observe(taken, false)
 			return true, nil
 		case apierrors.IsNotFound(err), apierrors.IsInvalid(err):
 			r.putBack(w, true) // the watch will say what became of it

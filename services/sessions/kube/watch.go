@@ -52,7 +52,7 @@ func (r *Runtime) follow(ctx context.Context, client kubernetes.Interface, parts
 	return cache.WaitForCacheSync(ctx.Done(), pods.HasSynced, volumes.HasSynced)
 }
 
-// observe takes news of a pod, from the watch or from the answer to its creation.
+// observe takes news of a pod, from the watch or from the answer to a request. It keeps nothing of p itself.
 func (r *Runtime) observe(p *corev1.Pod, initial bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
