@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
-	"fmt"
 	"hash/fnv"
 	"slices"
 	"time"
@@ -75,9 +74,7 @@ func (r *Runtime) SetPool(ctx context.Context, p sessions.PoolSpec) error {
 	if err := r.Ready(ctx); err != nil {
 		return err
 	}
-	spec := generic{pod: p.Shape.Pod, limits: p.Shape.Sandbox.Resources, tenant: p.Tenant}
-	spec.pod.Profile = p.Profile
-	key, shape := poolKey{p.Tenant, p.Profile}, ""
+	spec, key, shape := pooledOf(p), poolKey{p.Tenant, p.Profile}, ""
 	if p.Want > 0 {
 		shape = r.shape(spec)
 	}
@@ -94,6 +91,13 @@ func (r *Runtime) SetPool(ctx context.Context, p sessions.PoolSpec) error {
 	st.want, st.shape, st.spec, st.unfit, st.until = p.Want, shape, spec, unfit(p.Shape.Pod), time.Now().Add(poolTerm)
 	r.wakeFiller()
 	return nil
+}
+
+// pooledOf returns what a pool's pods have in common.
+func pooledOf(p sessions.PoolSpec) generic {
+	g := generic{pod: p.Shape.Pod, limits: p.Shape.Sandbox.Resources, tenant: p.Tenant}
+	g.pod.Profile = p.Profile
+	return g
 }
 
 // unfit says why pods of this kind cannot wait for a session, "" if they can.
@@ -345,14 +349,13 @@ func (r *Runtime) WhyNot(ctx context.Context, p sessions.PoolSpec) string {
 }
 
 func (r *Runtime) whyNot(ctx context.Context, p sessions.PoolSpec) string {
-	spec := generic{pod: p.Shape.Pod, limits: p.Shape.Sandbox.Resources, tenant: p.Tenant}
-	spec.pod.Profile = p.Profile
 	if why := unfit(p.Shape.Pod); why != "" {
 		return why
 	}
+	spec := pooledOf(p)
 	spec.id = api.NewID(api.KindSession)
 	if err := r.makeWarm(ctx, spec, r.shape(spec), true); err != nil {
-		return fmt.Sprint(err)
+		return err.Error()
 	}
 	return ""
 }

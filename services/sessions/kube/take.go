@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"strconv"
-	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -13,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes/scheme"
 
+	"agentyard.dev/libs/api"
 	"agentyard.dev/services/sessions/launch"
 )
 
@@ -87,7 +87,7 @@ type operation struct {
 
 // claimOf is the patch that makes a free pod the pod of an incarnation.
 func claimOf(uid string, l launch.Launch) []operation {
-	label := func(name string) string { return "/metadata/labels/" + escape(name) }
+	label := func(name string) string { return "/metadata/labels/" + api.PointerToken(name) }
 	ops := []operation{
 		{"test", "/metadata/uid", uid},
 		{"test", label(labelPool), poolFree},
@@ -96,13 +96,10 @@ func claimOf(uid string, l launch.Launch) []operation {
 		{"add", label(labelIncarnation), strconv.Itoa(l.Incarnation)},
 	}
 	for name, v := range prefixed(l.Pod.SessionLabels) {
-		ops = append(ops, operation{"add", "/metadata/annotations/" + escape(name), v})
+		ops = append(ops, operation{"add", "/metadata/annotations/" + api.PointerToken(name), v})
 	}
 	return ops
 }
-
-// escape writes a name as a token of a JSON pointer (RFC 6901).
-func escape(name string) string { return strings.NewReplacer("~", "~0", "/", "~1").Replace(name) }
 
 func (r *Runtime) claim(ctx context.Context, w *warm, l launch.Launch) (*corev1.Pod, error) {
 	patch, err := json.Marshal(claimOf(w.uid, l))
