@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -102,7 +103,7 @@ func (a *apply) findLimits(plan *tc.Plan) error {
 	inside := plan.Mode != tc.Off && slices.ContainsFunc(plan.Limits, tc.Limit.Inside)
 	peer := ""
 	if inside || a.on.Namespace != "" && a.k.limitedInside(a.on) {
-		s, err := a.enter()
+		s, err := enter(a.k.socket, a.on, a.veth)
 		switch {
 		case err == nil:
 			a.inside = newRuleset(s, unix.AF_UNSPEC)
@@ -120,19 +121,19 @@ func (a *apply) findLimits(plan *tc.Plan) error {
 	return nil
 }
 
-// enter opens the session's network namespace. What is named by a process may be another's by now: it is asked whether the veth leads there.
-func (a *apply) enter() (*socket, error) {
+// enter opens the network namespace of a session with a veth. What is named by a process may be another's by now: it is asked whether the veth leads there.
+func enter(node *socket, on Interface, veth link) (*socket, error) {
 	gone := func(err error) error {
-		return fmt.Errorf("network namespace %s of %s: %w: %w", a.on.Namespace, a.host.name, ErrGone, err)
+		return fmt.Errorf("network namespace %s of %s: %w: %w", on.Namespace, veth.name, ErrGone, err)
 	}
-	number, err := namespaceNumber(a.k.socket, a.on.Namespace)
+	number, err := namespaceNumber(node, on.Namespace)
 	if err != nil {
 		return nil, gone(err)
 	}
-	if a.veth.foreign && a.veth.peerNS != number || !a.veth.foreign {
+	if !veth.foreign || veth.peerNS != number {
 		return nil, gone(errors.New("the veth leads to another"))
 	}
-	s, err := dialTo(a.on.Namespace, unix.NETLINK_NETFILTER, 0)
+	s, err := dialTo(on.Namespace, unix.NETLINK_NETFILTER, 0)
 	if err != nil {
 		return nil, gone(err)
 	}
@@ -217,32 +218,47 @@ func (k *Kernel) sweepLimits(ctx context.Context, there map[string]bool) (delete
 }
 
 // CountLimits reads what the limits of plans have caught at interfaces, for each in the order of its plan's limits; nil where nothing can be read.
+// An Apply waits while the node's tables are read, not while those of sessions are.
 func (k *Kernel) CountLimits(on []Interface, plans []*tc.Plan) ([][]LimitCounter, error) {
 	out := make([][]LimitCounter, len(on))
 	if k.rules == nil || !slices.ContainsFunc(plans, func(p *tc.Plan) bool { return len(p.Limits) > 0 }) {
 		return out, nil
 	}
+	node, err := k.countedTables()
+	if err != nil {
+		return nil, err
+	}
+	for i, plan := range plans {
+		inside := []table(nil)
+		if slices.ContainsFunc(plan.Limits, tc.Limit.Inside) {
+			if inside, err = k.readInside(on[i]); err != nil {
+				continue // the session has ended
+			}
+		}
+		of := table{family: unix.NFPROTO_NETDEV, name: tc.TableName(plan.Session)}
+		out[i] = caught(plan, []table{node[of.key()]}, inside)
+	}
+	return out, nil
+}
+
+// countedTables are the node's tables with their counters, by key.
+func (k *Kernel) countedTables() (map[string]table, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.rules.known = false // counters grow without a new generation
 	if err := k.rules.read(); err != nil {
 		return nil, err
 	}
-	for i, plan := range plans {
-		inside := []table(nil)
-		if slices.ContainsFunc(plan.Limits, tc.Limit.Inside) {
-			var err error
-			if inside, err = readInside(on[i].Namespace); err != nil {
-				continue // the session has ended
-			}
-		}
-		out[i] = caught(plan, k.rules.forDevice("", tc.TableName(plan.Session)), inside)
-	}
-	return out, nil
+	return maps.Clone(k.rules.tables), nil // what is in a table is read anew, never changed
 }
 
-func readInside(namespace string) ([]table, error) {
-	s, err := dialTo(namespace, unix.NETLINK_NETFILTER, 0)
+// readInside reads the tables in the network namespace of an interface's session.
+func (k *Kernel) readInside(on Interface) ([]table, error) {
+	veth, ok, err := readLink(k.socket, on.Index, "")
+	if err != nil || !ok {
+		return nil, errors.Join(err, errIf(!ok, ErrGone))
+	}
+	s, err := enter(k.socket, on, veth)
 	if err != nil {
 		return nil, err
 	}

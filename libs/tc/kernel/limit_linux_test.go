@@ -166,6 +166,41 @@ func caught(t *testing.T, k *kernel.Kernel, on kernel.Interface, p *tc.Plan) (pa
 	return packets
 }
 
+// TestCountLimits: each session's limits are its own, and those of a session whose namespace another has now are nobody's.
+func TestCountLimits(t *testing.T) {
+	lab := kerneltest.NewLab(t)
+	k, here := lab.Node.Open(t), lab.Session.Interface
+	other := lab.Node.AddSession(t, "h9")
+	first, second := limited(20, 30, 40), limited(20, 30, 40)
+	second.Session = "second"
+	apply(t, k, here, first)
+	apply(t, k, other.Interface, second)
+	nft(t, lab.Node, "replace", "rule", "netdev", tc.TableName("second"), "download", "handle", handleOf(t, lab.Node, tc.TableName("second")), "counter packets 7 bytes 700")
+	moved := here
+	moved.Namespace, moved.Peer = other.Interface.Namespace, other.Interface.Peer
+	read, err := k.CountLimits([]kernel.Interface{other.Interface, here, moved}, []*tc.Plan{second, first, first})
+	must(t, err)
+	if len(read[0]) != 6 || read[0][0].Packets != 7 {
+		t.Errorf("the second's: %+v", read[0])
+	}
+	if len(read[1]) != 6 || read[1][0].Packets == 7 {
+		t.Errorf("the first's: %+v", read[1])
+	}
+	if read[2] != nil {
+		t.Errorf("by the file of another's namespace: %+v", read[2])
+	}
+}
+
+// handleOf is the kernel's name for the only rule of a session's download.
+func handleOf(t *testing.T, n *kerneltest.Namespace, table string) string {
+	t.Helper()
+	_, handle, ok := strings.Cut(nft(t, n, "-a", "list", "chain", "netdev", table, "download"), "drop # handle ")
+	if !ok {
+		t.Fatal("the rule has no handle")
+	}
+	return strings.Fields(handle)[0]
+}
+
 // TestPacketRate sends more packets than may pass, and asks the classes behind the limit how many came through.
 func TestPacketRate(t *testing.T) {
 	const burst, sent = 5, 100
