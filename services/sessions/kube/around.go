@@ -87,13 +87,10 @@ func (r *Runtime) aroundOf(p launch.Pod) (around, error) {
 // refuses implements sessions.RuntimeInfo.Refuses.
 func (r *Runtime) refuses(p api.Pod) string {
 	if _, err := r.aroundOf(launch.Pod{Pod: p}); err != nil {
-		return detail(err)
+		return api.Redact(err).Detail
 	}
 	return ""
 }
-
-// detail is what an error says to a person, without its code.
-func detail(err error) string { return strings.TrimPrefix(err.Error(), string(api.CodeOf(err))+": ") }
 
 // grants returns the egress rules of a profile, without the networks that no profile opens.
 func (r *Runtime) grants(of []api.EgressRule) ([]networkingv1.NetworkPolicyEgressRule, error) {

@@ -72,14 +72,9 @@ func (s *status) set(kind string, ok bool, reason, message string) {
 
 // refused says that the yard did not make of an object what it says.
 func (s *status) refused(err error) {
-	text := err.Error()
-	if code := api.CodeOf(err); code == api.CodeInternal {
-		text = "the yard failed; its log says why"
-	} else {
-		text = strings.TrimPrefix(text, string(code)+": ")
-	}
-	s.Reason = text
-	s.set(accepted, false, reasonOf(string(api.CodeOf(err))), text)
+	e := api.Redact(err)
+	s.Reason = e.Detail
+	s.set(accepted, false, reasonOf(string(e.Code)), e.Detail)
 }
 
 // session copies what a session is.
