@@ -10,7 +10,7 @@ import (
 )
 
 // Declarations are sessions and profiles that somebody declares elsewhere than by the API, as objects of a cluster
-// (kube/resource), and wants to be so.
+// (kube/declare), and wants to be so.
 type Declarations interface {
 	// Follow makes what is declared so, until ctx ends. Of the replicas that share a runtime the one that reconciles calls it.
 	Follow(ctx context.Context, s *Service)

@@ -30,6 +30,7 @@ import (
 	"k8s.io/client-go/util/workqueue"
 
 	"agentyard.dev/libs/api"
+	"agentyard.dev/libs/parts"
 	"agentyard.dev/services/sessions"
 )
 
@@ -111,8 +112,9 @@ type Controller struct {
 	cluster  *rest.Config
 	log      *slog.Logger
 
-	mu      sync.Mutex
-	queue   workqueue.TypedRateLimitingInterface[item] // nil while another replica follows
+	mu sync.Mutex
+	// queue is client-go's, not bus.WorkQueue: its keys are objects, and it remembers how often each failed. It is nil while another replica follows.
+	queue   workqueue.TypedRateLimitingInterface[item]
 	objects map[string]item                            // by the id of the session that each declares
 }
 
@@ -151,8 +153,8 @@ func (c *Controller) follow(ctx context.Context, s yard) error {
 		return fmt.Errorf("reach the cluster: %w", err)
 	}
 	queue := workqueue.NewTypedRateLimitingQueue(workqueue.DefaultTypedControllerRateLimiter[item]())
-	var parts sync.WaitGroup
-	defer parts.Wait()
+	group, ctx := parts.New(ctx)
+	defer group.Stop()
 	defer queue.ShutDown()
 	c.start(queue)
 	defer c.start(nil)
@@ -166,14 +168,15 @@ func (c *Controller) follow(ctx context.Context, s yard) error {
 				return err
 			}
 			stores[resource][namespace] = informer.GetStore()
-			parts.Go(func() { informer.RunWithContext(ctx) })
+			group.Go("watch", func(ctx context.Context) error { informer.RunWithContext(ctx); return nil })
 		}
 	}
 	r := reconciler{c: c, yard: s, client: client, queue: queue, stores: stores}
 	for range workers {
-		parts.Go(func() {
+		group.Go("compare", func(ctx context.Context) error {
 			for r.next(ctx) {
 			}
+			return nil
 		})
 	}
 	c.log.Info("follows declarations", "namespaces", len(c.accounts))
