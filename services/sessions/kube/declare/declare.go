@@ -115,7 +115,7 @@ type Controller struct {
 	mu sync.Mutex
 	// queue is client-go's, not bus.WorkQueue: its keys are objects, and it remembers how often each failed. It is nil while another replica follows.
 	queue   workqueue.TypedRateLimitingInterface[item]
-	objects map[string]item                            // by the id of the session that each declares
+	objects map[string]item // by the id of the session that each declares
 }
 
 // New returns a controller that has done nothing yet, or nil if cfg names no namespaces.
