@@ -2,6 +2,7 @@ package controller
 
 import (
 	"context"
+	"encoding"
 	"encoding/json"
 	"errors"
 	"strings"
@@ -36,36 +37,25 @@ func faulted(e bus.Entry[api.TrafficPlanRecord]) []string {
 
 // readFault turns what was asked for into what would be done. All that is wrong is said at once.
 func readFault(spec api.TrafficFaultSpec) (f tc.Fault, err error) {
-	wrong := &api.Error{Code: api.CodeInvalid}
-	say := func(pointer, detail string) {
-		wrong.Fields = append(wrong.Fields, api.FieldError{Pointer: pointer, Detail: detail})
-	}
+	var wrong api.Problems
 	f.Direction = tc.Direction(spec.Direction)
 	for _, v := range []struct {
 		name, text string
-		into       interface{ UnmarshalText([]byte) error }
+		into       encoding.TextUnmarshaler
 	}{{"delay", spec.Delay, &f.Delay}, {"jitter", spec.Jitter, &f.Jitter}, {"loss", spec.Loss, &f.Loss}, {"duplicate", spec.Duplicate, &f.Duplicate}, {"rate", spec.Rate, &f.Rate}} {
 		if v.text == "" {
 			continue
 		}
 		if err := v.into.UnmarshalText([]byte(v.text)); err != nil {
-			say("/"+v.name, err.Error())
+			wrong.Add("/"+v.name, "%s", err)
 		}
 	}
-	if len(wrong.Fields) == 0 {
+	if len(wrong) == 0 {
 		for _, p := range f.Validate() {
-			say(p.Pointer, p.Detail+"; "+p.Remedy)
+			wrong.Add(p.Pointer, "%s; %s", p.Detail, p.Remedy)
 		}
 	}
-	if len(wrong.Fields) == 0 {
-		return f, nil
-	}
-	var lines []string
-	for _, w := range wrong.Fields {
-		lines = append(lines, w.Pointer+": "+w.Detail)
-	}
-	wrong.Detail = strings.Join(lines, "\n")
-	return f, wrong
+	return f, wrong.Err()
 }
 
 // createFault puts a fault on one session's traffic.
