@@ -189,20 +189,22 @@ func (c *Controller) plan(ctx context.Context, q *queue, key bus.Key) error {
 	}
 	c.metrics.written.Inc()
 	meta := bus.Meta{Actor: actor, Verb: "plan"}
+	write := func(old api.TrafficPlanRecord) (api.TrafficPlanRecord, error) {
+		if dated && same(old) {
+			return old, bus.ErrUnchanged
+		}
+		next := record
+		next.Fault = lasting(old.Fault, c.deps.Now()) // somebody may have put it there meanwhile
+		return next, nil
+	}
 	if known {
-		_, err = c.plans.Update(ctx, at, meta, func(old api.TrafficPlanRecord) (api.TrafficPlanRecord, error) {
-			if dated && same(old) {
-				return old, bus.ErrUnchanged
-			}
-			record.Fault = lasting(old.Fault, c.deps.Now())
-			return record, nil
-		})
+		_, err = c.plans.Update(ctx, at, meta, write)
 		if api.CodeOf(err) != api.CodeNotFound {
 			return err
 		}
 	}
 	if _, err = c.plans.Create(ctx, at, meta, record); api.CodeOf(err) == api.CodeConflict {
-		_, err = c.plans.Update(ctx, at, meta, func(api.TrafficPlanRecord) (api.TrafficPlanRecord, error) { return record, nil })
+		_, err = c.plans.Update(ctx, at, meta, write)
 	}
 	return err
 }
