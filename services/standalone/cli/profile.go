@@ -46,7 +46,8 @@ func (a *app) profileApply() *cobra.Command {
 	cmd.Long = "Apply reads one or more YAML documents, each a profile with the fields of the HTTP API, and creates\n" +
 		"or replaces the profile of that name. All documents are checked before the first is applied."
 	cmd.Example = "  name: careful\n  description: Claude Code with little room\n  agent: {kind: claude}\n" +
-		"  resources: {cpus: 1, memory_bytes: 2147483648, processes: 256}\n  isolation: [user, mount, pid]\n  ttl: 4h"
+		"  resources: {cpus: 1, memory_bytes: 2147483648, processes: 256}\n  isolation: [mount, pid]\n  ttl: 4h\n" +
+		"  secrets: [{name: model-key, env: ANTHROPIC_API_KEY}] # of 'agentyard secret set'; or file: PATH, below the home"
 	cmd.Flags().StringVarP(&file, "file", "f", "", "`file` to read; - is standard input")
 	return cmd
 }

@@ -81,9 +81,9 @@ func (a *app) queueCreate() *cobra.Command {
 	f.BoolVar(&q.Paused, "paused", false, "start nothing yet")
 	f.IntVar(&q.Concurrency, "concurrency", 0, "tasks at once; 0: the server's default")
 	f.BoolVar(&q.Preempt, "preempt", false, "let a waiting task take the place of a running one of lower priority")
-	f.IntVar(&q.PerTenant, "per-tenant", 0, "likewise of one tenant")
-	f.IntVar(&q.PerUser, "per-user", 0, "likewise of one user")
-	f.IntVar(&q.PerKey, "per-key", 0, "likewise of one concurrency key (default 1)")
+	f.IntVar(&q.PerTenant, "per-tenant", 0, "tasks of one tenant at once; 0: the server's default")
+	f.IntVar(&q.PerUser, "per-user", 0, "tasks of one user at once; 0: the server's default")
+	f.IntVar(&q.PerKey, "per-key", 0, "tasks of one concurrency key at once (default 1)")
 	return cmd
 }
 
