@@ -12,7 +12,8 @@ import (
 	"agentyard.dev/services/sessions/launch"
 )
 
-// addresses gives each runner an address of the pool, in which the first is the machine's own.
+// addresses gives each runner an address of the pool, in which the first is the machine's own. Where sessions have the machine's network there is none: of nil
+// each runner has no network, and nothing is to be kept or given back.
 type addresses struct {
 	pool     netip.Prefix
 	loopback []string
@@ -62,6 +63,9 @@ func (a *addresses) free() error {
 
 // take returns a network for one runner.
 func (a *addresses) take() (launch.Network, error) {
+	if a == nil {
+		return launch.Network{}, nil
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	at := a.last
@@ -79,6 +83,9 @@ func (a *addresses) take() (launch.Network, error) {
 
 // keep notes that a runner of an earlier process has the address.
 func (a *addresses) keep(address string) {
+	if a == nil {
+		return
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if at, err := netip.ParseAddr(address); err == nil {
@@ -87,6 +94,9 @@ func (a *addresses) keep(address string) {
 }
 
 func (a *addresses) giveBack(address string) {
+	if a == nil {
+		return
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if at, err := netip.ParseAddr(address); err == nil {

@@ -143,9 +143,7 @@ func (r *Runtime) Info() sessions.RuntimeInfo {
 // Run adopts what earlier processes started and watches all runners until ctx ends. The runners go on. The other methods wait for it.
 func (r *Runtime) Run(ctx context.Context) error {
 	r.ctx = ctx
-	if r.cfg.Network {
-		defer r.closeNetwork()
-	}
+	defer r.closeNetwork()
 	defer r.wg.Wait()
 	if err := r.load(); err != nil {
 		r.loadErr = fmt.Errorf("process runtime: %w", err)
@@ -215,9 +213,7 @@ func (r *Runtime) load() error {
 		if i.Ended {
 			continue
 		}
-		if r.network != nil {
-			r.network.keep(i.Address)
-		}
+		r.network.keep(i.Address)
 		s.done = make(chan struct{})
 		r.watch(s, i, nil, s.done) // of one that is dead already it tells at once
 	}
@@ -410,9 +406,7 @@ func (r *Runtime) cleanUp(i *instance) {
 	if i.Socket != "" {
 		_ = os.Remove(i.Socket)
 	}
-	if r.network != nil {
-		r.network.giveBack(i.Address) // the network itself has ended with its processes
-	}
+	r.network.giveBack(i.Address) // the network itself has ended with its processes
 }
 
 // closeNetwork has the machine as it was before, unless sessions go on.

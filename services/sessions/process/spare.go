@@ -102,9 +102,7 @@ func (r *Runtime) offer(ctx context.Context, s *spare) error {
 	}
 	r.mu.Unlock()
 	if mine {
-		if r.network != nil {
-			defer r.network.giveBack(s.net.Address)
-		}
+		defer r.network.giveBack(s.net.Address)
 		s.stdin.Close()
 		s.kill()
 		if how := s.reap(); died {
@@ -142,17 +140,13 @@ func (r *Runtime) makeSpare() (*spare, error) {
 		}
 		told.Sandbox.Cgroup = g.String()
 	}
-	if r.network != nil {
-		var err error
-		if s.net, err = r.network.take(); err != nil {
-			return nil, err
-		}
-		told.Sandbox.Network = s.net
+	var err error
+	if s.net, err = r.network.take(); err != nil {
+		return nil, err
 	}
+	told.Sandbox.Network = s.net
 	if err := r.begin(s, told); err != nil {
-		if r.network != nil {
-			r.network.giveBack(s.net.Address)
-		}
+		r.network.giveBack(s.net.Address)
 		return nil, err
 	}
 	return s, nil

@@ -143,10 +143,8 @@ func (r *Runtime) spawn(l launch.Launch) (*instance, *child, error) {
 		if s.cgroup != "" {
 			cgroup = s.cgroup
 		}
-	}
-	if s != nil {
 		l.Sandbox.Network = s.net
-	} else if r.network != nil {
+	} else {
 		var err error
 		if l.Sandbox.Network, err = r.network.take(); err != nil {
 			return abandon(err)
