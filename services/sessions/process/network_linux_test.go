@@ -13,7 +13,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -22,6 +21,7 @@ import (
 	"agentyard.dev/services/sessions/launch"
 	"agentyard.dev/services/sessions/runtimetest"
 	"agentyard.dev/services/sessions/sandbox"
+	"agentyard.dev/services/sessions/sandbox/sandboxtest"
 )
 
 // testDial says what answers at each address, listens, and waits.
@@ -52,25 +52,11 @@ func testDial(addresses []string) int {
 	}
 }
 
-// TestNetwork sends real packets out of sessions' networks. The machine is a network namespace that the test runs itself in again, so that the real
-// one's tables are not touched.
+// TestNetwork sends real packets out of sessions' networks. The machine is a network namespace, so that the real one's tables are not touched.
 func TestNetwork(t *testing.T) {
-	const inner = "PROCESS_TEST_NETWORK"
-	if os.Getenv(inner) == "" {
-		if os.Geteuid() != 0 {
-			t.Skip("needs root, for namespaces")
-		}
-		ctx, cancel := context.WithTimeout(t.Context(), 4*patience)
-		defer cancel()
-		cmd := exec.CommandContext(ctx, os.Args[0], "-test.run=^TestNetwork$", "-test.v")
-		cmd.Env = append(os.Environ(), inner+"=1")
-		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
-		if out, err := cmd.CombinedOutput(); err != nil {
-			t.Fatalf("%v\n%s", err, out)
-		}
+	if !sandboxtest.OwnNetwork(t, 4*patience) {
 		return
 	}
-	command(t, "ip", "link", "set", "lo", "up")
 	internet, err := sandbox.MakeNetwork(launch.Network{Address: "192.0.2.2", Gateway: "192.0.2.1"})
 	if err != nil {
 		t.Fatal(err)
@@ -126,7 +112,7 @@ func TestNetwork(t *testing.T) {
 			t.Fatal(err)
 		}
 		var said map[string]string
-		wait(t, "the agent has dialled", func() bool {
+		eventually(t, "the agent has dialled", func() bool {
 			text, err := os.ReadFile(filepath.Join(cfg.DataDir, "sessions", l.Session, "agent.out"))
 			return err == nil && json.Unmarshal(text, &said) == nil
 		})
@@ -164,7 +150,7 @@ func TestNetwork(t *testing.T) {
 		t.Fatal(err)
 	}
 	i.signal(kill)
-	wait(t, "the killed session's route is gone", func() bool {
+	eventually(t, "the killed session's route is gone", func() bool {
 		return !strings.Contains(command(t, "ip", "route"), first.Sandbox.Network.Address+" ")
 	})
 	// The runtime's end leaves a machine with sessions as it is, the next takes it up, and the last leaves nothing.
@@ -203,7 +189,7 @@ func TestNetwork(t *testing.T) {
 	if forward, _ := os.ReadFile(ipForward); strings.TrimSpace(string(forward)) != "0" {
 		t.Error("the machine still forwards packets")
 	}
-	wait(t, "no link is left", func() bool { return strings.Count(command(t, "ip", "-o", "link"), "ays") == 1 }) // the test's own, to its internet
+	eventually(t, "no link is left", func() bool { return strings.Count(command(t, "ip", "-o", "link"), "ays") == 1 }) // the test's own, to its internet
 }
 
 func command(t *testing.T, argv ...string) string {
@@ -213,17 +199,6 @@ func command(t *testing.T, argv ...string) string {
 		t.Fatalf("%q: %v: %s", argv, err, out)
 	}
 	return string(out)
-}
-
-func wait(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	tick := time.NewTicker(10 * time.Millisecond)
-	defer tick.Stop()
-	for deadline := time.Now().Add(patience); !ok(); <-tick.C {
-		if time.Now().After(deadline) {
-			t.Fatalf("not within %v: %s", patience, what)
-		}
-	}
 }
 
 func TestAddresses(t *testing.T) {

@@ -7,36 +7,20 @@ import (
 	"log/slog"
 	"net"
 	"os"
-	"os/exec"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
 	"agentyard.dev/services/sessions/launch"
 	"agentyard.dev/services/sessions/sandbox"
+	"agentyard.dev/services/sessions/sandbox/sandboxtest"
 )
 
 // TestNetwork: a session with a network of its own reaches on the machine's loopback what it may and nothing else, and its own servers are reached.
-// The machine is a network namespace that the test runs itself in again.
+// The machine is a network namespace.
 func TestNetwork(t *testing.T) {
-	const inner = "RUNNER_TEST_NETWORK"
-	if os.Getenv(inner) == "" {
-		if os.Geteuid() != 0 {
-			t.Skip("needs root, for namespaces")
-		}
-		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-		defer cancel()
-		cmd := exec.CommandContext(ctx, os.Args[0], "-test.run=^TestNetwork$", "-test.v")
-		cmd.Env = append(os.Environ(), inner+"=1")
-		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
-		if out, err := cmd.CombinedOutput(); err != nil {
-			t.Fatalf("%v\n%s", err, out)
-		}
+	if !sandboxtest.OwnNetwork(t, time.Minute) {
 		return
-	}
-	if out, err := exec.Command("ip", "link", "set", "lo", "up").CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
 	}
 	inside, err := sandbox.MakeNetwork(launch.Network{Address: "10.9.8.2", Gateway: "10.9.8.1"})
 	if err != nil {
