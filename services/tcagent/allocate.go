@@ -43,11 +43,16 @@ type allocator struct {
 
 // sending is what a session did lately.
 type sending struct {
-	at              time.Time
-	on              kernel.Interface
-	download        load
-	upload          load
-	raised, raiseUp bool // the last look, too, found that it may have more
+	at               time.Time
+	on               kernel.Interface
+	download, upload load
+}
+
+func (n *sending) of(d tc.Direction) *load {
+	if d == tc.Upload {
+		return &n.upload
+	}
+	return &n.download
 }
 
 // load is what was counted in a direction.
@@ -55,7 +60,11 @@ type load struct {
 	bytes, drops uint64
 	backlog      bool
 	demand       tc.BitsPerSecond
+	raised       bool // it was found that it may have more
 }
+
+// eachWay are the directions, each of which is shared on its own.
+var eachWay = [...]tc.Direction{tc.Download, tc.Upload}
 
 // claimant is a session that takes part.
 type claimant struct {
@@ -111,7 +120,7 @@ func (s *Service) share(a *allocator) (contended bool, err error) {
 	}
 	contended = a.learn(list, read, time.Now())
 	want := make([]shares, len(list))
-	for _, d := range [...]tc.Direction{tc.Download, tc.Upload} {
+	for _, d := range eachWay {
 		contended = a.divide(d, list, want) || contended
 	}
 	s.allot(list, want)
@@ -151,12 +160,12 @@ func (a *allocator) learn(list []claimant, read []kernel.Counters, now time.Time
 	next := make(map[string]*sending, len(list))
 	for i, c := range list {
 		n := &sending{at: now, on: c.on, download: sum(read[i].Download), upload: sum(read[i].Upload)}
-		before := a.last[c.id]
-		if before != nil && before.on == c.on {
-			took := now.Sub(before.at)
-			n.raised, n.raiseUp = before.raised, before.raiseUp
-			n.download.demand = a.demand(before.download, n.download, took, c.plan.Download, c.now.download)
-			n.upload.demand = a.demand(before.upload, n.upload, took, c.plan.Upload, c.now.upload)
+		if before := a.last[c.id]; before != nil && before.on == c.on {
+			for _, d := range eachWay {
+				was, is := before.of(d), n.of(d)
+				is.raised = was.raised
+				is.demand = a.demand(*was, *is, now.Sub(before.at), c.plan.Tree(d), *c.now.of(d))
+			}
 		} else { // what it sends the next look tells, which is soon
 			unknown = true
 		}
@@ -211,31 +220,20 @@ func (a *allocator) divide(d tc.Direction, list []claimant, want []shares) (full
 	return used >= a.capacity/100*shareBusy
 }
 
-func (n *sending) of(d tc.Direction) *load {
-	if d == tc.Upload {
-		return &n.upload
-	}
-	return &n.download
-}
-
 // settleDown leaves a share as it is that would change by little, and lets one grow only when two looks in a row say so: what one session gets
 // more the others have to be told first, and a pause of a moment is none.
 func (a *allocator) settleDown(d tc.Direction, c claimant, want *shares) {
-	n := a.last[c.id]
-	raise := &n.raised
-	if d == tc.Upload {
-		raise = &n.raiseUp
-	}
+	n := a.last[c.id].of(d)
 	next, now := want.of(d), *c.now.of(d)
 	grows := now != 0 && (*next == 0 || *next > now)
 	switch {
 	case now == 0: // a limit is put at once
 	case *next != 0 && *next >= now/100*(100-shareSlack) && *next <= now/100*(100+shareSlack):
 		*next, grows = now, false
-	case grows && !*raise:
+	case grows && !n.raised:
 		*next = now
 	}
-	*raise = grows
+	n.raised = grows
 }
 
 // allot hands shares to the enforcer, where they are other than before.
