@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os/exec"
+	"slices"
 	"testing"
 	"time"
 
@@ -146,6 +147,28 @@ func (y *yard) reports(session string, ok func(a api.TrafficPlanApplied, there b
 func (y *yard) applied(session, hash string) api.TrafficPlanApplied {
 	y.Helper()
 	return y.reports(session, func(a api.TrafficPlanApplied, _ bool) bool { return a.State == "applied" && a.Hash == hash })
+}
+
+// counts waits until the node publishes counters of a session that ok accepts.
+func (y *yard) counts(what string, ok func(api.TrafficSessionCounters) bool) {
+	y.Helper()
+	ctx, cancel := context.WithTimeout(y.Context(), patience)
+	defer cancel()
+	heard := make(chan struct{}, 1)
+	must(y.T, y.conn.Subscribe(ctx, api.LiveCountersPrefix+api.TrafficNodeToken(node), func(_ string, _ bus.Header, data []byte) {
+		var c api.TrafficCounters
+		if json.Unmarshal(data, &c) == nil && slices.ContainsFunc(c.Sessions, ok) {
+			select {
+			case heard <- struct{}{}:
+			default:
+			}
+		}
+	}, nil))
+	select {
+	case <-heard:
+	case <-ctx.Done():
+		y.Fatalf("nobody says: %s", what)
+	}
 }
 
 func (y *yard) until(ok func() (bool, string)) {
