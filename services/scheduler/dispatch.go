@@ -25,7 +25,7 @@ type dispatcher struct {
 	places chan struct{} // one is taken for each attempt
 	ended  chan struct{}
 
-	preempting map[string]*attempt // by queue: being put off; needs the lock
+	preempting map[string]*attempt // by queue: the last that was put off, which may have ended; needs the lock
 }
 
 // adopt looks at every task of the shard that is active or blocked, for another process was at it, and at the deadlines of those that wait.
@@ -166,9 +166,6 @@ func (d *dispatcher) spawn(ctx context.Context, a *attempt, begin func() (bus.En
 			d.mu.Lock()
 			if d.attempts[a.key] == a {
 				delete(d.attempts, a.key)
-			}
-			if queue := a.task.Queue; d.preempting[queue] == a {
-				delete(d.preempting, queue)
 			}
 			if e, ok := d.s.view.Get(a.key); ok && e.State.State.Active() { // an assignment whose answer was lost, or another's
 				d.todo = append(d.todo, a.key)

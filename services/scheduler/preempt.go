@@ -16,7 +16,10 @@ const preemptSpare = 10 * time.Minute
 // off no more than one running.
 func (d *dispatcher) preemptLocked(name string, q *fair.Queue, now time.Time) {
 	queue, _ := d.s.queue(name)
-	if !queue.Preempt || d.preempting[name] != nil {
+	if !queue.Preempt {
+		return
+	}
+	if a := d.preempting[name]; a != nil && d.attempts[a.key] == a {
 		return
 	}
 	victim, by, ok := q.Victim(now, func(id string) bool {

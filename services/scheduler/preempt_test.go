@@ -92,6 +92,49 @@ func TestPreemption(t *testing.T) {
 	})
 }
 
+// TestPreemptsAgain: an attempt that was put off and has ended, however early, keeps nobody from putting off the next one.
+func TestPreemptsAgain(t *testing.T) {
+	y := newYard(t)
+	release := make(chan struct{})
+	r := y.start(Config{Shards: 1}, func(_ context.Context, task api.Task) api.TaskResult {
+		if task.Title == "long" {
+			<-release // it does not listen
+		}
+		return api.TaskResult{}
+	})
+	defer close(release)
+	boss, ada := y.person(api.HomeTenant, api.RoleAdmin), y.person("acme", api.RoleMember)
+	must(boss, api.CreateQueue, api.Queue{Name: "one", Concurrency: 1, Preempt: true})
+	y.until("the queue is known", func() bool { _, ok := r.queue("one"); return ok })
+	low, high := 2, 8
+	long := ada.becomes(ada.create(api.TaskSpec{Prompt: "x", Queue: "one", Title: "long", Priority: &low}).ID, api.TaskAssigned)
+	ada.create(api.TaskSpec{Prompt: "x", Queue: "one", Priority: &high})
+	key, sh := keyIn("acme", long.ID), r.shards[0]
+	y.until("the long one was put off", func() bool {
+		sh.mu.Lock()
+		defer sh.mu.Unlock()
+		return sh.attempts[key] != nil && sh.attempts[key].putOff.Load() != nil
+	})
+
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	was := sh.attempts[key]
+	defer func() { sh.attempts[key] = was }()
+	d := &dispatcher{shard: sh, preempting: map[string]*attempt{"one": was}} // as the one that dispatches
+	for n := range 2 {
+		next := newAttempt(sh, key)
+		sh.attempts[key] = next
+		d.preemptLocked("one", sh.queueLocked("one"), time.Now())
+		held := next.putOff.Load()
+		if held == nil {
+			t.Fatalf("attempt %d after it was not put off", n+1)
+		}
+		if d.preemptLocked("one", sh.queueLocked("one"), time.Now()); next.putOff.Load() != held {
+			t.Error("an attempt was put off twice")
+		}
+	}
+}
+
 func TestPreemptible(t *testing.T) {
 	now := time.Now()
 	running := func(change func(*api.TaskRecord)) api.TaskRecord {
