@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"context"
 	"testing"
 
 	"agentyard.dev/libs/api"
@@ -75,4 +76,11 @@ func TestRecordAct(t *testing.T) {
 	wantCode(t, record("../x", "scheduler.sweep"), api.CodeInvalid)
 	_, err := ask(y.as(admin.key), api.RecordAct, api.RecordActRequest{Tenant: api.HomeTenant, Action: "scheduler.sweep"})
 	wantCode(t, err, api.CodeDenied)
+
+	// What was not written is told to who can tell it again: it was taken for recorded.
+	away, cancel := context.WithCancel(api.WithPrincipal(t.Context(), api.Principal{ID: "service:scheduler"}))
+	cancel()
+	if _, err := y.start(y.config()).recordAct(away, api.RecordActRequest{Tenant: api.HomeTenant, Action: "scheduler.sweep", Detail: "too old"}); err == nil {
+		t.Error("an act that was not written is answered like one that was")
+	}
 }

@@ -66,7 +66,14 @@ func (a *audit) act(ctx context.Context, p api.Principal, action, object, detail
 	})
 }
 
+// write is put where nobody could do anything about its failure: that is logged.
 func (a *audit) write(ctx context.Context, rec api.AuditRecord) {
+	if err := a.put(ctx, rec); err != nil {
+		a.s.log.ErrorContext(ctx, "audit record not written", "tenant", rec.Tenant, "principal", rec.Actor, "op", rec.Action, "code", rec.Outcome, "err", err)
+	}
+}
+
+func (a *audit) put(ctx context.Context, rec api.AuditRecord) error {
 	if rec.Tenant == "" {
 		rec.Tenant = api.HomeTenant // nobody's: the operator's
 	}
@@ -74,9 +81,8 @@ func (a *audit) write(ctx context.Context, rec api.AuditRecord) {
 		rec.Detail = strings.ToValidUTF8(rec.Detail[:maxDetail], "")
 	}
 	key := bus.Key{Tenant: rec.Tenant, ID: api.NewID(kindAudit)}
-	if _, err := a.Create(ctx, key, bus.Meta{Actor: "service:auth", Verb: "record"}, rec); err != nil {
-		a.s.log.ErrorContext(ctx, "audit record not written", "tenant", rec.Tenant, "principal", rec.Actor, "op", rec.Action, "code", rec.Outcome, "err", err)
-	}
+	_, err := a.Create(ctx, key, bus.Meta{Actor: "service:auth", Verb: "record"}, rec)
+	return err
 }
 
 // signedIn records a sign-in, once an hour per key and address.
@@ -123,7 +129,8 @@ func (s *Service) recordDenial(ctx context.Context, p api.Principal, req api.Rec
 	return api.None{}, nil
 }
 
-// recordAct answers api.RecordAct: what a service has done by itself. The caller proved by its subject which one it is.
+// recordAct answers api.RecordAct: what a service has done by itself. The caller proved by its subject which one it is. It keeps what was not
+// written, and tells it again (libs/trust, Acts).
 func (s *Service) recordAct(ctx context.Context, req api.RecordActRequest) (api.None, error) {
 	asks, _ := api.PrincipalFrom(ctx)
 	service, verb, _ := strings.Cut(req.Action, ".")
@@ -135,12 +142,10 @@ func (s *Service) recordAct(ctx context.Context, req api.RecordActRequest) (api.
 	}
 	ctx, cancel := context.WithTimeout(ctx, auditTimeout)
 	defer cancel()
-	a := &s.audit
-	a.write(ctx, api.AuditRecord{
+	return api.None{}, s.audit.put(ctx, api.AuditRecord{
 		At: s.now(), Tenant: req.Tenant, Actor: asks.ID, Action: req.Action, Object: req.Object, Outcome: outcomeOK, Detail: req.Detail,
 		RequestID: rpc.RequestID(ctx),
 	})
-	return api.None{}, nil
 }
 
 // see queues a sighting; it never blocks.
