@@ -4,7 +4,8 @@
 // Guarantees: a stream that is resumed with its last event id has neither gap nor duplicate, on any replica; a client that reads
 // slowly or never costs a bounded amount of memory and slows nobody; whatever belongs to another tenant does not exist;
 // an API key that is revoked opens nothing and its streams end within about a second. A request that is forwarded to a session
-// costs no round trip to the bus or to Redis: authentication, permission and address come from memory.
+// that runs costs no round trip to the bus or to Redis: authentication, permission and address come from memory. One to a session that was put
+// aside waits until that is back.
 package gateway
 
 import (

@@ -70,19 +70,24 @@ func (s *socket) subscribeChanges(ctx context.Context, f frame) error {
 	if err != nil {
 		return s.fail(ctx, f, err)
 	}
-	// The feed's reader hears of what changes from before the acknowledgement on.
-	reader := g.feed.join(key.Tenant)
+	// A feed's reader hears of what changes from before the acknowledgement on. A task's changes are looked for by itself.
+	var reader *feedReader
+	leave := func() {}
+	if f.Feed != "" {
+		reader = g.feed.join(key.Tenant)
+		leave = func() { g.feed.leave(reader) }
+	}
 	if err := s.write(ctx, "ack", reply{Op: f.Op, Ref: f.Ref, Task: f.Task, Feed: f.Feed}); err != nil {
-		g.feed.leave(reader)
+		leave()
 		return err
 	}
 	g.metrics.subs.Inc()
 	s.subs.Go(func() {
 		defer g.metrics.subs.Dec()
-		defer g.feed.leave(reader)
+		defer leave()
 		out := changeFrames{s: s, ctx: ctx, task: f.Task, feed: f.Feed}
 		var err error
-		if f.Task != "" {
+		if reader == nil {
 			fctx, end := context.WithCancelCause(fctx)
 			err = (&taskEvents{g: g, st: s.st, out: out, end: end, key: key, owner: task.Owner, rev: places[0], seq: places[1], follow: true}).run(fctx)
 			end(err)

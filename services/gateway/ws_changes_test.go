@@ -133,6 +133,11 @@ func TestTaskOnWebSocket(t *testing.T) {
 	if _, got := short(w, 1); !slices.Equal(got, []string{"queued"}) {
 		t.Errorf("%v", got)
 	}
+	g.feed.mu.Lock()
+	if n := len(g.feed.readers); n != 0 { // each of which remembers the keys of all that changes in the tenant
+		t.Errorf("who follows one task reads the feeds of %d tenants", n)
+	}
+	g.feed.mu.Unlock()
 	b.change(key, func(r *api.TaskRecord) { r.State, r.SessionID = api.TaskAssigned, sid })
 	cursor, got := short(w, 2)
 	if !slices.Equal(got, []string{"assigned", "m0"}) {
