@@ -241,7 +241,7 @@ func (s *Service) allot(list []claimant, want []shares) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for i, c := range list {
-		if n := s.sessions[c.id]; n != nil && n.shares != want[i] {
+		if n := s.sessions[c.id]; n != nil && n.plan == c.plan && n.shares != want[i] { // of another plan the next look decides
 			n.shares = want[i]
 			s.lookLocked(c.id)
 		}

@@ -81,4 +81,5 @@ func TestUplink(t *testing.T) {
 	_, hash = y.plan("s1", kerneltest.Session4, &tc.Plan{Format: tc.PlanFormat, Session: "s1", Mode: tc.Off})
 	y.applied("s1", hash)
 	y.becomes("h1", uplink) // its plan's own
+	y.counts("s1, which nothing limits, gets no share", func(c api.TrafficSessionCounters) bool { return c.Session == "s1" && c.DownloadNow == 0 })
 }

@@ -79,6 +79,9 @@ func (s *Service) accept(e bus.Entry[api.TrafficPlanRecord]) error {
 	}
 	now.accepted, now.plan, now.gone = accepted{at, e.State}, plan, false
 	now.heard, now.refused = at, false
+	if plan.Mode != tc.Enforce { // it takes no part in sharing the uplink (claimants)
+		now.shares = shares{}
+	}
 	now.hurry()
 	if err := s.store.put(now.accepted); err != nil {
 		s.log.Warn("the plan is not kept on disk", "session", id, "err", err)
