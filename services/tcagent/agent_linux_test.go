@@ -78,7 +78,7 @@ func TestAgent(t *testing.T) {
 		}
 		s := y.lab.Node.AddSession(t, "h3")
 		s.AddAddress(t, "10.99.0.33/24")
-		inhabit(t, s)
+		s.Inhabit(t)
 		y.applied("s3", hash)
 		y.becomes("h3", tc.Mbit)
 	})
@@ -203,7 +203,7 @@ func TestLostBus(t *testing.T) {
 	y.applied("s1", hash)
 	other := y.lab.Node.AddSession(t, "h3")
 	other.AddAddress(t, "10.99.0.33/24")
-	inhabit(t, other)
+	other.Inhabit(t)
 	_, hash = y.plan("s3", "10.99.0.33", shaped("s3", 30*tc.Mbit))
 	y.applied("s3", hash)
 

@@ -21,7 +21,7 @@ func TestUplink(t *testing.T) {
 	other := y.lab.Node.AddSession(t, "h1")
 	y.lab.Node.AddAddress(t, "h1", "10.99.1.1/24")
 	other.AddAddress(t, "10.99.1.2/24")
-	inhabit(t, other)
+	other.Inhabit(t)
 
 	ctx, cancel := context.WithCancel(context.Background())
 	conn := bustest.ConnectNode(t, y.srv, y.ring, api.TrafficNodeToken(node))

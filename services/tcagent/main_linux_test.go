@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"os/exec"
 	"slices"
 	"testing"
 	"time"
@@ -42,7 +41,7 @@ func newYard(t *testing.T) *yard {
 	y := &yard{T: t, ring: ring, dir: t.TempDir(), data: t.TempDir(), lab: kerneltest.NewLab(t)}
 	y.srv = bustest.Start(t, ring, y.dir, "127.0.0.1:0")
 	y.open()
-	inhabit(t, y.lab.Session)
+	y.lab.Session.Inhabit(t)
 	return y
 }
 
@@ -57,17 +56,6 @@ func (y *yard) open() {
 	must(y.T, err)
 	y.nodes, err = bus.OpenLedger[api.TrafficNodeRecord](ctx, y.conn, bus.LedgerConfig{Noun: api.NounNodes, History: 8})
 	must(y.T, err)
-}
-
-// inhabit starts a process in the session's namespace.
-func inhabit(t *testing.T, s *kerneltest.Session) {
-	t.Helper()
-	cmd := exec.Command("sleep", "600")
-	must(t, s.Do(cmd.Start))
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-	})
 }
 
 func must(t *testing.T, err error) {

@@ -3,6 +3,7 @@ package kerneltest
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"runtime"
 	"testing"
 
@@ -153,6 +154,19 @@ func (n *Namespace) addSession(t testing.TB, host string, prepare func(*Namespac
 		t.Fatal(err)
 	}
 	return s
+}
+
+// Inhabit starts a process in the session's namespace, by which an agent finds it. It ends with the test.
+func (s *Session) Inhabit(t testing.TB) {
+	t.Helper()
+	cmd := exec.Command("sleep", "600")
+	if err := s.Do(cmd.Start); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
 }
 
 func (n *Namespace) up(name string) (index int, err error) {
