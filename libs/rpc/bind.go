@@ -280,7 +280,7 @@ func (p *plan) giveKey(req reflect.Value) {
 	}
 	for _, field := range p.header {
 		if v := req.Elem().FieldByIndex(field.index); field.header == headerIdempotency && v.Len() == 0 {
-			v.SetString(freshKey())
+			v.SetString(FreshKey())
 		}
 	}
 }

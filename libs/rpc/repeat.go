@@ -48,8 +48,8 @@ func keyed(req any) bool {
 // keyField is how requests name their idempotency key.
 const keyField = "IdempotencyKey"
 
-// freshKey returns an idempotency key for a request that has come without one.
-func freshKey() string {
+// FreshKey returns an idempotency key for a request that has come without one.
+func FreshKey() string {
 	var b [16]byte
 	_, _ = rand.Read(b[:]) // never fails
 	return "edge-" + hex.EncodeToString(b[:])

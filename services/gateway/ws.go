@@ -260,7 +260,7 @@ func (s *socket) operate(ctx context.Context, f frame) (api.Accepted, error) {
 	case "message":
 		return rpc.Call(ctx, g.rpc, api.SendMessage, api.SendMessageRequest{
 			ID: f.Session, Content: f.Content, Attachments: f.Attachments,
-			IdempotencyKey: cmp.Or(f.IdempotencyKey, "edge-"+freshID()), // with one it may be asked again (libs/rpc, repeat.go)
+			IdempotencyKey: cmp.Or(f.IdempotencyKey, rpc.FreshKey()), // with one it may be asked again
 		})
 	case "approve":
 		return rpc.Call(ctx, g.rpc, api.AnswerApproval, api.AnswerApprovalRequest{ID: f.Session, ApprovalID: f.ApprovalID, Option: f.Option})
