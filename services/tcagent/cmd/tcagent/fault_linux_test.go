@@ -34,6 +34,10 @@ func TestKillWithFault(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	n.wait("the fault is in force", func() bool { // that no packet comes for a moment may be a busy machine's doing
+		e, err := n.nodes.Get(t.Context(), bus.Key{Tenant: api.HomeTenant, ID: "n1"})
+		return err == nil && e.State.Applied["s1"].Fault == "in force"
+	})
 	n.wait("packets are lost", func() bool { return !flows() })
 	agent.Kill()
 	if time.Now().Before(until.Add(-time.Second)) && flows() {
