@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/ed25519"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -13,6 +12,7 @@ import (
 	"net/http/pprof"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"runtime"
 	"strconv"
 	"sync"
@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"agentyard.dev/libs/bus"
+	"agentyard.dev/libs/parts"
 	"agentyard.dev/libs/token"
 	"agentyard.dev/services/sessions"
 	"agentyard.dev/services/sessions/kube"
@@ -43,6 +44,18 @@ type order struct {
 	Verbose    bool   `json:"verbose"`
 }
 
+// keyring opens the keyring, which is made when there is none.
+func (o order) keyring() (*bus.Keyring, error) { return bus.OpenKeyring(filepath.Join(o.Dir, "keys")) }
+
+// connect connects with the bus as one of the services does.
+func (o order) connect(ring *bus.Keyring, service string, logger *slog.Logger) (*bus.Conn, error) {
+	creds, err := ring.ServiceCredentials(service)
+	if err != nil {
+		return nil, err
+	}
+	return bus.Connect(bus.Config{URL: o.BusURL, Credentials: creds, Name: service, Logger: logger})
+}
+
 // orders reads the order and returns a context that ends with the input.
 func orders() (order, context.Context, error) {
 	var o order
@@ -64,7 +77,7 @@ func serveBus() error {
 	if err != nil {
 		return err
 	}
-	ring, err := bus.OpenKeyring(o.Dir + "/keys")
+	ring, err := o.keyring()
 	if err != nil {
 		return err
 	}
@@ -141,20 +154,16 @@ func manage() error {
 	if err != nil {
 		return err
 	}
-	ring, err := bus.OpenKeyring(o.Dir + "/keys")
-	if err != nil {
-		return err
-	}
-	creds, err := ring.ServiceCredentials("sessions")
-	if err != nil {
-		return err
-	}
 	level := slog.LevelError
 	if o.Verbose {
 		level = slog.LevelInfo
 	}
 	logger := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
-	conn, err := bus.Connect(bus.Config{URL: o.BusURL, Credentials: creds, Name: "sessions", Logger: logger})
+	ring, err := o.keyring()
+	if err != nil {
+		return err
+	}
+	conn, err := o.connect(ring, "sessions", logger)
 	if err != nil {
 		return err
 	}
@@ -176,44 +185,23 @@ func manage() error {
 		CheckURL: func(context.Context, string) error { return nil },
 		Logger:   logger,
 	})
-	var parts sync.WaitGroup
-	defer parts.Wait()
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	failed := make(chan error, 3)
-	for _, part := range []func(context.Context) error{conn.Run, pods.Run, service.Run} {
-		parts.Go(func() {
-			if err := part(ctx); err != nil {
-				failed <- err
-			}
-			cancel()
-		})
-	}
-	address, err := counted.listen(ctx, &parts)
+	group, ctx := parts.New(ctx)
+	defer group.Stop()
+	group.Go("bus", conn.Run)
+	group.Go("runtime", pods.Run)
+	group.Go("sessions", service.Run)
+	address, err := counted.listen(group)
 	if err != nil {
 		return err
 	}
-	for service.Ready(ctx) != nil {
-		select {
-		case err := <-failed:
-			return err
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(10 * time.Millisecond):
-		}
+	if err := wait(ctx, "the service", func() bool { return service.Ready(ctx) == nil }); err == nil {
+		fmt.Println(address)
 	}
-	fmt.Println(address)
-	<-ctx.Done()
-	select {
-	case err := <-failed:
-		return err
-	default:
-		return nil
-	}
+	return group.Wait()
 }
 
 // listen serves /stats and the processor profile on loopback.
-func (c *calls) listen(ctx context.Context, parts *sync.WaitGroup) (string, error) {
+func (c *calls) listen(group *parts.Group) (string, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return "", err
@@ -222,14 +210,9 @@ func (c *calls) listen(ctx context.Context, parts *sync.WaitGroup) (string, erro
 	mux.HandleFunc("/stats", c.serve)
 	mux.HandleFunc("/profile", pprof.Profile)
 	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
-	parts.Go(func() {
-		if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
-			fmt.Fprintln(os.Stderr, "serve:", err)
-		}
-	})
-	parts.Go(func() {
-		<-ctx.Done()
-		_ = srv.Close()
+	group.Go("serve", func(ctx context.Context) error {
+		defer context.AfterFunc(ctx, func() { _ = srv.Close() })()
+		return srv.Serve(l)
 	})
 	return "http://" + l.Addr().String(), nil
 }

@@ -90,15 +90,11 @@ func benchMany(ctx context.Context, p *place, r *report) error {
 
 // seed writes the sessions' records and makes their pods.
 func (p *place) seed(ctx context.Context) error {
-	ring, err := bus.OpenKeyring(p.order.Dir + "/keys")
+	ring, err := p.order.keyring()
 	if err != nil {
 		return err
 	}
-	creds, err := ring.ServiceCredentials("sessions")
-	if err != nil {
-		return err
-	}
-	conn, err := bus.Connect(bus.Config{URL: p.order.BusURL, Credentials: creds, Name: "sessions", Logger: discard})
+	conn, err := p.order.connect(ring, "sessions", discard)
 	if err != nil {
 		return err
 	}

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"net/http"
 	"os"
 	"os/exec"
@@ -106,10 +105,6 @@ func (p *place) namespace(ctx context.Context, name string) error {
 
 // startYard starts the bus and the manager, and connects as the gateway does.
 func (p *place) startYard(ctx context.Context, verbose bool) error {
-	ring, err := bus.OpenKeyring(filepath.Join(p.dir, "keys"))
-	if err != nil {
-		return err
-	}
 	key, err := token.NewSigningKey(time.Now(), time.Now(), time.Now().Add(24*time.Hour))
 	if err != nil {
 		return err
@@ -128,11 +123,11 @@ func (p *place) startYard(ctx context.Context, verbose bool) error {
 	}
 	p.closers = append(p.closers, p.bus.stop)
 	p.order.BusURL = p.bus.said
-	creds, err := ring.ServiceCredentials("gateway")
+	ring, err := p.order.keyring()
 	if err != nil {
 		return err
 	}
-	if p.conn, err = bus.Connect(bus.Config{URL: p.order.BusURL, Credentials: creds, Name: "gateway", Logger: slog.New(slog.DiscardHandler)}); err != nil {
+	if p.conn, err = p.order.connect(ring, "gateway", discard); err != nil {
 		return err
 	}
 	p.closers = append(p.closers, func() { _ = p.conn.Close(context.WithoutCancel(ctx)) })
