@@ -10,7 +10,7 @@ import (
 	"agentyard.dev/libs/rpc"
 )
 
-// measured returns the value of a gauge, or the count of a histogram, with that label.
+// measured returns the value of a gauge or a counter, or the count of a histogram, with that label; -1: there is none.
 func measured(t *testing.T, reg *prometheus.Registry, name, label string) float64 {
 	t.Helper()
 	families, err := reg.Gather()
@@ -24,7 +24,7 @@ func measured(t *testing.T, reg *prometheus.Registry, name, label string) float6
 		for _, m := range f.GetMetric() {
 			for _, l := range m.GetLabel() {
 				if l.GetValue() == label {
-					return m.GetGauge().GetValue() + float64(m.GetHistogram().GetSampleCount())
+					return m.GetGauge().GetValue() + m.GetCounter().GetValue() + float64(m.GetHistogram().GetSampleCount())
 				}
 			}
 		}

@@ -3,7 +3,6 @@ package sessions
 import (
 	"context"
 	"fmt"
-	"time"
 
 	"agentyard.dev/libs/api"
 	"agentyard.dev/libs/bus"
@@ -13,10 +12,10 @@ import (
 var sweptKinds = []api.SweepKind{api.SweepSessionTTL, api.SweepSessionIdle, api.SweepSessionStart, api.SweepSessionEnded}
 
 // swept counts and tells what a passed time did to a session.
-func (s *Service) swept(kind api.SweepKind, key bus.Key, reason string) {
-	s.metrics.swept.WithLabelValues(string(kind)).Inc()
-	s.log.Info("swept", "op", "sweep", "kind", kind, "tenant", key.Tenant, "session", key.ID, "reason", reason)
-	s.did(key, reason)
+func (s *Service) swept(key bus.Key, due api.SweepItem) {
+	s.metrics.swept.WithLabelValues(string(due.Kind)).Inc()
+	s.log.Info("swept", "op", "sweep", "kind", due.Kind, "tenant", key.Tenant, "session", key.ID, "reason", due.Reason)
+	s.did(key, due.Reason)
 }
 
 // did tells the audit log what the service did to a session by itself.
@@ -26,9 +25,9 @@ func (s *Service) did(key bus.Key, why string) {
 	}
 }
 
-// dueAt is overdueAt for a person: what becomes of the session, why and since when; ok is false when nothing does.
-func dueAt(cfg Config, rec *api.SessionRecord, now time.Time) (item api.SweepItem, ok bool) {
-	switch overdueAt(cfg, rec, now) {
+// item is an overdue for a person: what becomes of the session, why and since when; ok is false when nothing does.
+func (o overdue) item(cfg Config, rec *api.SessionRecord) (item api.SweepItem, ok bool) {
+	switch o {
 	case startOverdue:
 		item = api.SweepItem{Kind: api.SweepSessionStart, Reason: fmt.Sprintf("it did not run within %s", cfg.StartTimeout), Since: rec.StateSince.Add(cfg.StartTimeout)}
 	case ttlOverdue:
@@ -51,7 +50,7 @@ func (s *Service) sweepNow(ctx context.Context, req api.SweepRequest) (api.Sweep
 	report := api.SweepReport{DryRun: req.DryRun, Counts: map[api.SweepKind]int{}, Items: []api.SweepItem{}}
 	var due []bus.Key
 	s.view.All(func(e bus.Entry[api.SessionRecord]) bool {
-		if item, ok := dueAt(s.cfg, &e.State, now); ok {
+		if item, ok := overdueAt(s.cfg, &e.State, now).item(s.cfg, &e.State); ok {
 			report.Add(item)
 			due = append(due, e.Key)
 		}

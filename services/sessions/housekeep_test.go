@@ -65,19 +65,9 @@ func TestSweepIsAccountedFor(t *testing.T) {
 		defer mu.Unlock()
 		return slices.Equal(acts, wants)
 	})
-	families, err := registry.Gather()
-	if err != nil {
-		t.Fatal(err)
-	}
-	counted := map[string]float64{}
-	for _, f := range families {
-		if f.GetName() == "agentyard_sessions_swept_total" {
-			for _, m := range f.GetMetric() {
-				counted[m.GetLabel()[0].GetValue()] = m.GetCounter().GetValue()
-			}
+	for kind, want := range map[api.SweepKind]float64{api.SweepSessionTTL: 1, api.SweepSessionEnded: 1, api.SweepSessionIdle: 0} {
+		if got := measured(t, registry, "agentyard_sessions_swept_total", string(kind)); got != want {
+			t.Errorf("counted %v of %s, want %v", got, kind, want)
 		}
-	}
-	if counted[string(api.SweepSessionTTL)] != 1 || counted[string(api.SweepSessionEnded)] != 1 || counted[string(api.SweepSessionIdle)] != 0 {
-		t.Errorf("counted %v", counted)
 	}
 }

@@ -73,25 +73,25 @@ func (s *Service) sweep(ctx context.Context) {
 // timeOut does what a passed time demands, and reports whether that was the step.
 func (s *Service) timeOut(ctx context.Context, e bus.Entry[api.SessionRecord]) (done bool, err error) {
 	rec := e.State
-	switch overdueAt(s.cfg, &rec, s.now()) {
+	what := overdueAt(s.cfg, &rec, s.now())
+	due, _ := what.item(s.cfg, &rec)
+	switch what {
 	case startOverdue:
-		reason := fmt.Sprintf("it did not run within %s", s.cfg.StartTimeout)
 		if rec.Reason != "" {
-			reason += ": " + rec.Reason
+			due.Reason += ": " + rec.Reason
 		}
 		if s.deps.Info.Holdup != nil {
 			if why := s.deps.Info.Holdup(ctx, refOf(e.Key)); why != "" {
-				reason += ": " + why
+				due.Reason += ": " + why
 			}
 		}
-		if err := s.fail(ctx, e, reason); err != nil {
+		if err := s.fail(ctx, e, due.Reason); err != nil {
 			return true, err
 		}
-		s.swept(api.SweepSessionStart, e.Key, reason)
+		s.swept(e.Key, due)
 		return true, nil
 	case ttlOverdue:
-		reason := fmt.Sprintf("its ttl of %s has passed", rec.TTL)
-		return true, s.end(ctx, e, api.StateStopping, "expire", reason, api.SweepSessionTTL)
+		return true, s.end(ctx, e, api.StateStopping, "expire", due)
 	case idleOverdue:
 		heard, err := s.heard(ctx, e.Key)
 		if err != nil || heard {
@@ -101,7 +101,7 @@ func (s *Service) timeOut(ctx context.Context, e bus.Entry[api.SessionRecord]) (
 		if rec.IdleAction == api.IdleStop {
 			to = api.StateStopping
 		}
-		return true, s.end(ctx, e, to, "idle", fmt.Sprintf("it was idle for %s", rec.IdleTimeout), api.SweepSessionIdle)
+		return true, s.end(ctx, e, to, "idle", due)
 	case pausedLately:
 		return false, s.bringBackHeard(ctx, e.Key)
 	case retentionOverdue:
@@ -114,21 +114,21 @@ func (s *Service) timeOut(ctx context.Context, e bus.Entry[api.SessionRecord]) (
 		if err := s.sessions.Purge(ctx, e.Key); err != nil {
 			return true, err
 		}
-		s.swept(api.SweepSessionEnded, e.Key, fmt.Sprintf("it has ended and was kept for %s", s.cfg.Retention))
+		s.swept(e.Key, due)
 		return true, nil
 	}
 	return false, nil
 }
 
 // end moves a session on because of time, unless somebody was faster.
-func (s *Service) end(ctx context.Context, e bus.Entry[api.SessionRecord], to api.State, verb, reason string, kind api.SweepKind) error {
-	_, err := s.move(ctx, e.Key, e.Rev, bus.Meta{Actor: actor, Verb: verb, Reason: reason}, func(rec *api.SessionRecord) error {
-		rec.State, rec.Reason = to, reason
+func (s *Service) end(ctx context.Context, e bus.Entry[api.SessionRecord], to api.State, verb string, due api.SweepItem) error {
+	_, err := s.move(ctx, e.Key, e.Rev, bus.Meta{Actor: actor, Verb: verb, Reason: due.Reason}, func(rec *api.SessionRecord) error {
+		rec.State, rec.Reason = to, due.Reason
 		rec.IdlePaused = to == api.StatePausing
 		return nil
 	})
 	if err == nil {
-		s.swept(kind, e.Key, reason)
+		s.swept(e.Key, due)
 	}
 	return ignoreConflict(err)
 }
