@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"reflect"
 	"strconv"
 	"sync"
 	"time"
@@ -94,7 +95,7 @@ func callOn[Req, Resp any](ctx context.Context, c *Client, info api.OpInfo, subj
 	if err != nil {
 		return resp, api.Errorf(api.CodeInternal, "encode the request of %s: %w", info.Name(), err)
 	}
-	out, err := c.ask(ctx, &ask{info: info, subject: subject, data: data, repeatable: repeatable(info) || keyed(req)})
+	out, err := c.ask(ctx, &ask{info: info, subject: subject, data: data, repeatable: repeatable(info, reflect.ValueOf(req))})
 	if err != nil {
 		return resp, err
 	}

@@ -162,7 +162,7 @@ func (rt *route) answer(w http.ResponseWriter, r *http.Request) (Answer, error) 
 	do := func(ctx context.Context) (Answer, error) {
 		a := &ask{
 			info: rt.info, subject: opSubject(rt.info.Service, rt.info.Verb), data: data,
-			repeatable: repeatable(rt.info) || rt.plan.idempotent,
+			repeatable: repeatable(rt.info, req.Elem()),
 		}
 		out, err := rt.edge.ask(ctx, a)
 		return Answer{Revision: out.rev, Body: out.data}, err

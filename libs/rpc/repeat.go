@@ -30,18 +30,17 @@ const (
 	maxWaits = 256
 )
 
-// repeatable reports whether an operation may be asked twice whatever the request says.
-func repeatable(info api.OpInfo) bool {
-	return !info.Waits && (info.Repeatable || strings.HasPrefix(info.Route, "GET "))
+// repeatable reports whether the request may be asked of its operation twice.
+func repeatable(info api.OpInfo, req reflect.Value) bool {
+	return !info.Waits && (info.Repeatable || strings.HasPrefix(info.Route, "GET ") || keyed(req))
 }
 
 // keyed reports whether a request carries an idempotency key that its operation itself sees to.
-func keyed(req any) bool {
-	v := reflect.ValueOf(req)
-	if v.Kind() != reflect.Struct {
+func keyed(req reflect.Value) bool {
+	if req.Kind() != reflect.Struct {
 		return false
 	}
-	f := v.FieldByName(keyField)
+	f := req.FieldByName(keyField)
 	return f.Kind() == reflect.String && f.Len() > 0
 }
 
