@@ -93,9 +93,12 @@ func TestDivideIsMonotone(t *testing.T) {
 		}
 		who := r.IntN(len(claims))
 		more := append([]tc.Claim(nil), claims...)
-		more[who].Demand *= 2
-		more[who].Ceiling *= 2
-		more[who].Weight *= 2
+		w, which := &more[who], r.IntN(5)
+		for n, of := range []*tc.BitsPerSecond{&w.Demand, &w.Ceiling, &w.Weight, &w.Guarantee} {
+			if which == n || which == 4 { // one of them, or all
+				*of *= 2
+			}
+		}
 		for i, s := range tc.Divide(capacity, more) {
 			if i == who && s.Use+loose < before[i].Use || i != who && s.Use > before[i].Use+loose {
 				t.Fatalf("claim %d asks for more: claim %d has %d and had %d; capacity %d of %+v", who, i, s.Use, before[i].Use, capacity, claims)
