@@ -40,101 +40,69 @@ const (
 // benchEnqueue: tasks made one with each request. Ours is durable against the death of any process when answered, and synced to the disk every
 // ten seconds, as a yard's bus is; Redis syncs every second, PostgreSQL before each answer.
 func benchEnqueue(ctx context.Context, r *report) error {
-	river, asynq, stop, err := startPeers(ctx)
-	if err != nil {
-		return err
-	}
-	defer stop()
-	y, err := startTaskYard(ctx)
-	if err != nil {
-		return err
-	}
-	defer y.stop()
-	s, err := y.start(ctx, scheduler.Config{}, noWork)
-	if err != nil {
-		return err
-	}
-	defer s.stop()
-	if err := y.queue(ctx, true); err != nil {
-		return err
-	}
-	var ours, rivers, asynqs []float64
-	for range taskRounds {
-		v, err := y.enqueue(ctx, taskClients, enqueueTasks)
-		if err != nil {
-			return err
+	return besidePeers(ctx, scheduler.Config{}, noWork, true, func(p *taskPlace) error {
+		var ours, rivers, asynqs []float64
+		for range taskRounds {
+			v, err := p.enqueue(ctx, taskClients, enqueueTasks)
+			if err != nil {
+				return err
+			}
+			ours = append(ours, v)
+			o := peerOrder{Do: "enqueue", N: enqueueTasks, Clients: taskClients}
+			if v, err = p.river.rate(ctx, o); err != nil {
+				return err
+			}
+			rivers = append(rivers, v)
+			if v, err = p.asynq.rate(ctx, o); err != nil {
+				return err
+			}
+			asynqs = append(asynqs, v)
 		}
-		ours = append(ours, v)
-		o := peerOrder{Do: "enqueue", N: enqueueTasks, Clients: taskClients}
-		if v, err = river.rate(ctx, o); err != nil {
-			return err
-		}
-		rivers = append(rivers, v)
-		if v, err = asynq.rate(ctx, o); err != nil {
-			return err
-		}
-		asynqs = append(asynqs, v)
-	}
-	own, first, second := medianFloat(ours), medianFloat(rivers), medianFloat(asynqs)
-	name := fmt.Sprintf("tasks: enqueued one by one, %d at once", taskClients)
-	r.add(figure{name, perSecond(own), "River " + perSecond(first), own / first, "≥ 20,000/s and River's", own >= enqueueGoal && own >= first})
-	r.add(figure{name, perSecond(own), "Asynq, fsync each second, " + perSecond(second), own / second, "≥ 20,000/s and Asynq's", own >= enqueueGoal && own >= second})
-	return nil
+		own, first, second := medianFloat(ours), medianFloat(rivers), medianFloat(asynqs)
+		name := fmt.Sprintf("tasks: enqueued one by one, %d at once", taskClients)
+		r.add(figure{name, perSecond(own), "River " + perSecond(first), own / first, "≥ 20,000/s and River's", own >= enqueueGoal && own >= first})
+		r.add(figure{name, perSecond(own), "Asynq, fsync each second, " + perSecond(second), own / second, "≥ 20,000/s and Asynq's", own >= enqueueGoal && own >= second})
+		return nil
+	})
 }
 
 // benchDrain: tasks that wait are all done. Ours goes through everything but sessions (taskYard): the fair order, an assignment in the ledger, which is the fence, the
 // work, and the result in the ledger on that fence's condition; a task counts when the ledger has its end. River counts when it has recorded the completion.
 func benchDrain(ctx context.Context, r *report) error {
-	river, asynq, stop, err := startPeers(ctx)
-	if err != nil {
-		return err
-	}
-	defer stop()
-	y, err := startTaskYard(ctx)
-	if err != nil {
-		return err
-	}
-	defer y.stop()
-	s, err := y.start(ctx, scheduler.Config{Concurrency: taskWorkers}, noWork)
-	if err != nil {
-		return err
-	}
-	defer s.stop()
-	if err := y.queue(ctx, true); err != nil {
-		return err
-	}
-	var ours, rivers, asynqs []float64
-	for range taskRounds {
-		if _, err := y.enqueue(ctx, taskClients, drainTasks); err != nil {
-			return err
-		}
-		took, err := y.drain(ctx, s, drainTasks)
-		if err != nil {
-			return err
-		}
-		ours = append(ours, drainTasks/took.Seconds())
-		for _, p := range []struct {
-			peer    *taskPeer
-			workers int
-			to      *[]float64
-		}{{river, riverWorkers, &rivers}, {asynq, taskWorkers, &asynqs}} {
-			if _, err := p.peer.do(ctx, peerOrder{Do: "clear"}); err != nil {
+	return besidePeers(ctx, scheduler.Config{Concurrency: taskWorkers}, noWork, true, func(p *taskPlace) error {
+		var ours, rivers, asynqs []float64
+		for range taskRounds {
+			if _, err := p.enqueue(ctx, taskClients, drainTasks); err != nil {
 				return err
 			}
-			if _, err := p.peer.do(ctx, peerOrder{Do: "fill", N: drainTasks}); err != nil {
-				return err
-			}
-			v, err := p.peer.rate(ctx, peerOrder{Do: "drain", N: drainTasks, Workers: p.workers})
+			took, err := p.drain(ctx, p.scheduler, drainTasks)
 			if err != nil {
 				return err
 			}
-			*p.to = append(*p.to, v)
+			ours = append(ours, drainTasks/took.Seconds())
+			for _, to := range []struct {
+				peer    *taskPeer
+				workers int
+				rates   *[]float64
+			}{{p.river, riverWorkers, &rivers}, {p.asynq, taskWorkers, &asynqs}} {
+				if _, err := to.peer.do(ctx, peerOrder{Do: "clear"}); err != nil {
+					return err
+				}
+				if _, err := to.peer.do(ctx, peerOrder{Do: "fill", N: drainTasks}); err != nil {
+					return err
+				}
+				v, err := to.peer.rate(ctx, peerOrder{Do: "drain", N: drainTasks, Workers: to.workers})
+				if err != nil {
+					return err
+				}
+				*to.rates = append(*to.rates, v)
+			}
 		}
-	}
-	own, first, second := medianFloat(ours), medianFloat(rivers), medianFloat(asynqs)
-	r.add(figure{"tasks: drain of no-op tasks", perSecond(own), "River, tuned, " + perSecond(first), own / first, "≥ River's", own >= first})
-	r.add(figure{"tasks: drain of no-op tasks", perSecond(own), "Asynq " + perSecond(second), own / second, "≥ Asynq's", own >= second})
-	return nil
+		own, first, second := medianFloat(ours), medianFloat(rivers), medianFloat(asynqs)
+		r.add(figure{"tasks: drain of no-op tasks", perSecond(own), "River, tuned, " + perSecond(first), own / first, "≥ River's", own >= first})
+		r.add(figure{"tasks: drain of no-op tasks", perSecond(own), "Asynq " + perSecond(second), own / second, "≥ Asynq's", own >= second})
+		return nil
+	})
 }
 
 // drain lets the queue go and returns how long it takes until n more tasks have ended. The queue is paused again.
@@ -157,54 +125,39 @@ func (y *taskYard) drain(ctx context.Context, s *taskScheduler, n int) (time.Dur
 // benchDispatch: from before a task is asked for to the begin of its work, while nothing else waits. River is told by LISTEN/NOTIFY and fetches
 // every 2 ms at most; Asynq, as it is by default, looks once a second when it found nothing.
 func benchDispatch(ctx context.Context, r *report) error {
-	river, asynq, stop, err := startPeers(ctx)
-	if err != nil {
-		return err
-	}
-	defer stop()
-	y, err := startTaskYard(ctx)
-	if err != nil {
-		return err
-	}
-	defer y.stop()
 	began := make(chan time.Duration, 1)
-	s, err := y.start(ctx, scheduler.Config{}, func(_ context.Context, t api.Task) api.TaskResult {
+	work := func(_ context.Context, t api.Task) api.TaskResult {
 		at, _ := strconv.ParseInt(t.Title, 10, 64) // it is ours
 		began <- time.Duration(time.Now().UnixNano() - at)
 		return api.TaskResult{}
-	})
-	if err != nil {
-		return err
 	}
-	defer s.stop()
-	if err := y.queue(ctx, false); err != nil {
-		return err
-	}
-	ours, err := y.latencies(ctx, latencyTasks, began)
-	if err != nil {
-		return err
-	}
-	for _, p := range []struct {
-		peer *taskPeer
-		n    int
-	}{{river, latencyTasks}, {asynq, latencyTasks / 4}} { // Asynq takes a second for each
-		a, err := p.peer.do(ctx, peerOrder{Do: "latency", N: p.n})
+	return besidePeers(ctx, scheduler.Config{}, work, false, func(p *taskPlace) error {
+		ours, err := p.latencies(ctx, latencyTasks, began)
 		if err != nil {
 			return err
 		}
-		for _, f := range []struct {
-			name string
-			p    float64
-			goal time.Duration
-		}{{"p50", 50, latencyP50Goal}, {"p99", 99, latencyP99Goal}} {
-			own, other := percentile(ours, f.p), percentile(a.Nanoseconds, f.p)
-			r.add(figure{
-				"tasks: enqueue to begin of work, idle, " + f.name, ms(own), p.peer.name + " " + ms(other), float64(own) / float64(other),
-				fmt.Sprintf("≤ %s", f.goal), own <= f.goal,
-			})
+		for _, to := range []struct {
+			peer *taskPeer
+			n    int
+		}{{p.river, latencyTasks}, {p.asynq, latencyTasks / 4}} { // Asynq takes a second for each
+			a, err := to.peer.do(ctx, peerOrder{Do: "latency", N: to.n})
+			if err != nil {
+				return err
+			}
+			for _, f := range []struct {
+				name string
+				p    float64
+				goal time.Duration
+			}{{"p50", 50, latencyP50Goal}, {"p99", 99, latencyP99Goal}} {
+				own, other := percentile(ours, f.p), percentile(a.Nanoseconds, f.p)
+				r.add(figure{
+					"tasks: enqueue to begin of work, idle, " + f.name, ms(own), to.peer.name + " " + ms(other), float64(own) / float64(other),
+					fmt.Sprintf("≤ %s", f.goal), own <= f.goal,
+				})
+			}
 		}
-	}
-	return nil
+		return nil
+	})
 }
 
 // latencies makes n tasks one by one, each after the work on the one before has begun and a pause.

@@ -12,6 +12,9 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"agentyard.dev/libs/api"
+	"agentyard.dev/services/scheduler"
 )
 
 // taskPeer is another task queue, in a process of its own (bench/peers) with its server. Its process collects garbage at GOGC=400, which
@@ -78,6 +81,38 @@ func startPeers(ctx context.Context) (river, asynq *taskPeer, stop func(), err e
 		return nil, nil, nil, err
 	}
 	return river, asynq, func() { asynq.stop(); river.stop(); remove() }, nil
+}
+
+// taskPlace is where tasks are measured: a yard with one replica of the scheduler, and the peers beside it.
+type taskPlace struct {
+	*taskYard
+	scheduler    *taskScheduler
+	river, asynq *taskPeer
+}
+
+// besidePeers starts all of a taskPlace and the queue, measures, and stops it.
+func besidePeers(
+	ctx context.Context, cfg scheduler.Config, work func(context.Context, api.Task) api.TaskResult, paused bool, measure func(*taskPlace) error,
+) error {
+	river, asynq, stop, err := startPeers(ctx)
+	if err != nil {
+		return err
+	}
+	defer stop()
+	y, err := startTaskYard(ctx)
+	if err != nil {
+		return err
+	}
+	defer y.stop()
+	s, err := y.start(ctx, cfg, work)
+	if err != nil {
+		return err
+	}
+	defer s.stop()
+	if err := y.queue(ctx, paused); err != nil {
+		return err
+	}
+	return measure(&taskPlace{y, s, river, asynq})
 }
 
 func startPeer(ctx context.Context, bin, name string) (*taskPeer, error) {
