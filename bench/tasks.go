@@ -15,6 +15,7 @@ import (
 	"agentyard.dev/libs/rpc"
 	"agentyard.dev/libs/token"
 	"agentyard.dev/libs/trust"
+	"agentyard.dev/libs/trust/trusttest"
 	"agentyard.dev/services/scheduler"
 )
 
@@ -63,20 +64,7 @@ func (y *taskYard) prepare(ctx context.Context) error {
 		return err
 	}
 	y.client = rpc.NewClient(gateway, rpc.ClientConfig{Name: "gateway"})
-	now := time.Now().Add(-time.Second)
-	if y.key, err = token.NewSigningKey(now, now, now.Add(3*time.Hour)); err != nil {
-		return err
-	}
-	set, err := bus.OpenLedger[trust.KeySet](ctx, auth, bus.LedgerConfig{Noun: trust.JWKSNoun})
-	if err != nil {
-		return err
-	}
-	keys := trust.KeySet{Keys: []trust.PublicKey{{JWK: y.key.JWK(), SignFrom: now}}}
-	if _, err := set.Create(ctx, trust.KeySetKey, bus.Meta{Actor: "bench", Verb: "create"}, keys); err != nil {
-		return err
-	}
-	_, err = bus.OpenLedger[trust.Revocation](ctx, auth, bus.LedgerConfig{Noun: trust.RevokedNoun, MaxAge: trust.RevokedMaxAge})
-	if err == nil {
+	if y.key, _, err = trusttest.Prepare(ctx, auth); err == nil {
 		_, err = bus.OpenLedger[api.SessionRecord](ctx, sessions, bus.LedgerConfig{Noun: "sessions"})
 	}
 	return err

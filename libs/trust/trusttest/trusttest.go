@@ -2,6 +2,7 @@
 package trusttest
 
 import (
+	"context"
 	"testing"
 	"time"
 
@@ -14,24 +15,29 @@ import (
 // connection is auth's.
 func Publish(t testing.TB, auth *bus.Conn) (token.SigningKey, *bus.Ledger[trust.Revocation]) {
 	t.Helper()
-	from := time.Now().Add(-time.Hour)
-	key, err := token.NewSigningKey(from, from, from.Add(4*time.Hour))
-	if err != nil {
-		t.Fatal(err)
-	}
-	sets, err := bus.OpenLedger[trust.KeySet](t.Context(), auth, bus.LedgerConfig{Noun: trust.JWKSNoun})
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, err = sets.Create(t.Context(), trust.KeySetKey, bus.Meta{Actor: "service:auth", Verb: "create"}, trust.KeySet{
-		Keys: []trust.PublicKey{{JWK: key.JWK(), SignFrom: key.SignFrom, RetireAt: key.RetireAt}},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	revoked, err := bus.OpenLedger[trust.Revocation](t.Context(), auth, bus.LedgerConfig{Noun: trust.RevokedNoun, MaxAge: trust.RevokedMaxAge})
+	key, revoked, err := Prepare(t.Context(), auth)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return key, revoked
+}
+
+// Prepare is Publish for a program that is no test.
+func Prepare(ctx context.Context, auth *bus.Conn) (key token.SigningKey, revoked *bus.Ledger[trust.Revocation], err error) {
+	from := time.Now().Add(-time.Hour)
+	if key, err = token.NewSigningKey(from, from, from.Add(4*time.Hour)); err != nil {
+		return key, nil, err
+	}
+	sets, err := bus.OpenLedger[trust.KeySet](ctx, auth, bus.LedgerConfig{Noun: trust.JWKSNoun})
+	if err != nil {
+		return key, nil, err
+	}
+	_, err = sets.Create(ctx, trust.KeySetKey, bus.Meta{Actor: "service:auth", Verb: "create"}, trust.KeySet{
+		Keys: []trust.PublicKey{{JWK: key.JWK(), SignFrom: key.SignFrom, RetireAt: key.RetireAt}},
+	})
+	if err != nil {
+		return key, nil, err
+	}
+	revoked, err = bus.OpenLedger[trust.Revocation](ctx, auth, bus.LedgerConfig{Noun: trust.RevokedNoun, MaxAge: trust.RevokedMaxAge})
+	return key, revoked, err
 }
