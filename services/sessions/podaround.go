@@ -8,6 +8,7 @@ import (
 	"unicode/utf8"
 
 	"agentyard.dev/libs/api"
+	"agentyard.dev/services/sessions/launch"
 )
 
 const (
@@ -15,7 +16,6 @@ const (
 	maxConfigBytes = 16 << 10
 	maxNetworks    = 16 // of one rule
 	maxPorts       = 16
-	runnerPort     = 9000 // of the runner, which the gateway reaches
 )
 
 // around checks what a profile wants to be around its pods.
@@ -38,8 +38,8 @@ func (p *problems) around(at string, pod api.Pod) {
 			p.Add(at+"/service/ports", "is required")
 		}
 		p.ports(at+"/service/ports", s.Ports)
-		if slices.Contains(s.Ports, runnerPort) {
-			p.Add(at+"/service/ports", "%d is the runner's own", runnerPort)
+		if slices.Contains(s.Ports, launch.PodPort) {
+			p.Add(at+"/service/ports", "%d is the runner's own", launch.PodPort)
 		}
 		if len(s.Namespaces) == 0 || len(s.Namespaces) > maxNetworks {
 			p.Add(at+"/service/namespaces", "must be 1 to %d namespaces", maxNetworks)

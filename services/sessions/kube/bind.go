@@ -2,6 +2,7 @@ package kube
 
 import (
 	"context"
+	"strconv"
 	"strings"
 	"time"
 
@@ -90,13 +91,10 @@ func (r *Runtime) look(ctx context.Context, name string) error {
 
 // Place implements sessions.LateBinder: it says where in a pod the runner works.
 func (r *Runtime) Place(l *launch.Launch) {
-	l.Dir, l.Listen = sessionDir, listen
+	l.Dir, l.Listen = sessionDir, "tcp:0.0.0.0:"+strconv.Itoa(launch.PodPort)
 	l.Sandbox = launch.Sandbox{Dir: sessionDir} // the container is the sandbox
 	l.Pod = launch.Pod{}
 }
-
-// listen is where runners listen. Who reaches it needs the endpoint's key.
-const listen = "tcp:0.0.0.0:9000"
 
 // Holdup says what keeps a session's pod from running, for a person; "" when nothing is known to.
 func (r *Runtime) Holdup(ctx context.Context, ref sessions.Ref) string {

@@ -37,8 +37,6 @@ const (
 const (
 	// userID is the user of everything in a session's pod. It is no host's user.
 	userID = 999
-	// port is the runner's.
-	port = 9000
 	// sessionDir holds workspace/, home/ and tmp/: the session's volume, if it has one.
 	sessionDir = "/session"
 	caDir      = "/etc/agentyard-ca"
@@ -89,7 +87,7 @@ func (r *Runtime) manifest(g generic) *corev1.Pod {
 			Containers: []corev1.Container{{
 				Name: container, Image: image, ImagePullPolicy: corev1.PullPolicy(r.cfg.PullPolicy), Command: command, WorkingDir: "/",
 				Env: r.environment(g), SecurityContext: secure, Resources: r.resources(g),
-				Ports:                    []corev1.ContainerPort{{Name: "agentapi", ContainerPort: port}},
+				Ports:                    []corev1.ContainerPort{{Name: "agentapi", ContainerPort: launch.PodPort}},
 				TerminationMessagePolicy: corev1.TerminationMessageFallbackToLogsOnError, // the last lines come with the news
 				VolumeMounts:             []corev1.VolumeMount{{Name: "session", MountPath: sessionDir}, {Name: "tmp", MountPath: "/tmp"}},
 			}},

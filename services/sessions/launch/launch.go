@@ -42,9 +42,12 @@ type Launch struct {
 	Sandbox Sandbox `json:"sandbox"`
 
 	// Spare marks a document that is no launch yet. It says that the runner was started before there was a session for it,
-	// and of the Sandbox what its session's will have: Isolation, perhaps Cgroup. The launch follows, or the end of the input.
+	// and of the Sandbox what its session's will have: Isolation, perhaps Cgroup and Network. The launch follows, or the end of the input.
 	Spare bool `json:"spare,omitempty"`
 }
+
+// PodPort is where the runner in a pod listens. Who reaches it needs the endpoint's key.
+const PodPort = 9000
 
 // RepositoryPolicy bounds cloning.
 type RepositoryPolicy struct {
