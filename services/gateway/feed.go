@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"net/http"
@@ -151,7 +152,7 @@ func (g *Gateway) pumpFeed(ctx context.Context, st *stream, reader *feedReader, 
 		var taskItems []feedItem
 		if start.tasks {
 			var err error
-			taskItems, err = g.taskItems(p, reader, slices.DeleteFunc(slices.Clone(keys), func(k bus.Key) bool { return !isTask(k) }), catchUp || over, lastTask, taskHead)
+			taskItems, err = g.taskItems(p, reader, keys, catchUp || over, lastTask, taskHead)
 			if err != nil {
 				return err
 			}
@@ -176,12 +177,7 @@ func (g *Gateway) pumpFeed(ctx context.Context, st *stream, reader *feedReader, 
 			}
 			return false
 		})
-		slices.SortFunc(rows, func(a, b *row) int {
-			if a.rev < b.rev {
-				return -1
-			}
-			return 1
-		})
+		slices.SortFunc(rows, func(a, b *row) int { return cmp.Compare(a.rev, b.rev) })
 		for i, r := range rows {
 			data, err := feedData(r)
 			if err != nil {
@@ -194,7 +190,7 @@ func (g *Gateway) pumpFeed(ctx context.Context, st *stream, reader *feedReader, 
 		}
 		for i, t := range taskItems {
 			lastTask = t.rev
-			if err := out.send(feedID(last, lastTask), t.event, t.data, i == len(taskItems)-1); err != nil {
+			if err := out.send(feedID(last, lastTask), "task", t.data, i == len(taskItems)-1); err != nil {
 				return err
 			}
 		}
@@ -209,11 +205,10 @@ func (g *Gateway) pumpFeed(ctx context.Context, st *stream, reader *feedReader, 
 	}
 }
 
-// feedItem is one event of the feed.
+// feedItem is one task's event of the feed.
 type feedItem struct {
-	rev   uint64
-	event api.EventType
-	data  []byte
+	rev  uint64
+	data []byte
 }
 
 func feedID(session, task uint64) []byte {

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"net/http"
@@ -60,7 +61,7 @@ func newTasks(c *bus.Conn, changed func(bus.Key)) *tasks {
 	return t
 }
 
-// since returns the tasks that p may see whose newest change is after rev, of those in keys (nil: all).
+// since returns the tasks that p may see whose newest change is after rev: all, or those that keys name, among which sessions' keys name none.
 func (t *tasks) since(p api.Principal, rev uint64, keys []bus.Key, all bool) []bus.Entry[taskRow] {
 	keep := func(e bus.Entry[taskRow]) bool {
 		return e.Rev > rev && p.CanOn(api.TaskRead, e.Key.Tenant, e.State.Owner)
@@ -83,12 +84,7 @@ func isTask(key bus.Key) bool { return len(key.ID) > 0 && key.ID[0] == byte(api.
 // taskItems is the tasks' part of one round of the feed. What changes after head is for the next round.
 func (g *Gateway) taskItems(p api.Principal, reader *feedReader, keys []bus.Key, all bool, last, head uint64) ([]feedItem, error) {
 	rows := g.tasks.since(p, last, keys, all)
-	slices.SortFunc(rows, func(a, b bus.Entry[taskRow]) int {
-		if a.Rev < b.Rev {
-			return -1
-		}
-		return 1
-	})
+	slices.SortFunc(rows, func(a, b bus.Entry[taskRow]) int { return cmp.Compare(a.Rev, b.Rev) })
 	var items []feedItem
 	for _, e := range rows {
 		if e.Rev > head {
@@ -100,7 +96,7 @@ func (g *Gateway) taskItems(p api.Principal, reader *feedReader, keys []bus.Key,
 		if err != nil {
 			return nil, err
 		}
-		items = append(items, feedItem{rev: e.Rev, event: "task", data: data})
+		items = append(items, feedItem{rev: e.Rev, data: data})
 	}
 	return items, nil
 }
