@@ -175,7 +175,7 @@ func TestCountLimits(t *testing.T) {
 	second.Session = "second"
 	apply(t, k, here, first)
 	apply(t, k, other.Interface, second)
-	nft(t, lab.Node, "replace", "rule", "netdev", tc.TableName("second"), "download", "handle", handleOf(t, lab.Node, tc.TableName("second")), "counter packets 7 bytes 700")
+	nft(t, lab.Node, "replace", "rule", "netdev", tc.TableName("second"), "download", "handle", handleOf(t, lab.Node, tc.TableName("second")), "ip daddr 203.0.113.1 counter packets 7 bytes 700") // to nobody here
 	moved := here
 	moved.Namespace, moved.Peer = other.Interface.Namespace, other.Interface.Peer
 	read, err := k.CountLimits([]kernel.Interface{other.Interface, here, moved}, []*tc.Plan{second, first, first})
