@@ -86,7 +86,7 @@ func (c *converger) limits(at *ruleset, have, want []table) {
 func (a *apply) transact(ctx context.Context, s step) error {
 	a.result.Steps = append(a.result.Steps, s.text)
 	s.rules.socket.refuse = a.k.socket.refuse
-	if _, err := s.rules.socket.transact(ctx, s.batch); err != nil {
+	if err := s.rules.socket.transact(ctx, s.batch); err != nil {
 		return err
 	}
 	if s.rules != a.k.rules {
@@ -211,7 +211,7 @@ func (k *Kernel) sweepLimits(ctx context.Context, there map[string]bool) (delete
 	if len(msgs) == 0 {
 		return nil, nil
 	}
-	if _, err := k.rules.socket.transact(ctx, msgs); err != nil {
+	if err := k.rules.socket.transact(ctx, msgs); err != nil {
 		return nil, fmt.Errorf("delete tables of devices that are gone: %w", err)
 	}
 	return deleted, k.rules.wrote(gone)

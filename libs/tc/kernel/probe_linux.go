@@ -167,8 +167,7 @@ func (p *prober) limits(caps *tc.Capabilities) {
 	can := func(l tc.Limit) bool {
 		node, inside := limitsOf(&tc.Plan{Session: "probe", Mode: tc.Enforce, Limits: []tc.Limit{l}}, "lo", "lo")
 		msgs, _, _ := changes(nil, append(node, inside...))
-		_, err := s.transact(context.Background(), msgs)
-		return err == nil
+		return s.transact(context.Background(), msgs) == nil
 	}
 	rate := tc.Limit{Kind: tc.PacketRate, Direction: tc.Download, Rate: 1, Burst: 5}
 	caps.NetdevEgress = can(rate)

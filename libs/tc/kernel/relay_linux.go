@@ -22,13 +22,13 @@ import (
 // device of its own and drop the original; when the device is not there, because the process has died or Close was called, they let the original pass. So a relay that dies ends
 // its fault. They look at the time, too, as the classifiers of faults do.
 type Relay struct {
-	on    Interface
 	close func()
 	wait  sync.WaitGroup
 }
 
 const (
-	relayPrefix = programPrefix + "relay"
+	relayRole   = "relay"
+	relayPrefix = programPrefix + relayRole
 	// relayMark is on a packet that has been through a relay.
 	relayMark = 0x6179_7264
 	// relayPriority comes before ingressPriority: what a relay takes, it takes before it is shaped.
@@ -79,7 +79,7 @@ func (k *Kernel) Relay(ctx context.Context, on Interface, f tc.Fault, until uint
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	stop, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	r := &Relay{on: on}
+	r := &Relay{}
 	var files []*os.File
 	r.close = sync.OnceFunc(func() {
 		cancel()
@@ -162,8 +162,7 @@ func (k *Kernel) attach(ctx context.Context, on Interface, d tc.Direction, file 
 	if err != nil || !ok {
 		return nil, errors.Join(err, errIf(!ok, ErrGone))
 	}
-	const queue = relayPackets
-	up := linkMessage(unix.RTM_NEWLINK, 0, tap.index, unix.IFF_UP, unix.IFF_UP).uint32(unix.IFLA_TXQLEN, queue).uint32(unix.IFLA_GROUP, ifbGroup).
+	up := linkMessage(unix.RTM_NEWLINK, 0, tap.index, unix.IFF_UP, unix.IFF_UP).uint32(unix.IFLA_TXQLEN, relayPackets).uint32(unix.IFLA_GROUP, ifbGroup).
 		attr(unix.IFLA_ADDRESS, tapAddress).end()
 	if err := k.qdiscs.hear(); err != nil {
 		return nil, err
@@ -177,8 +176,8 @@ func (k *Kernel) attach(ctx context.Context, on Interface, d tc.Direction, file 
 		msgs = append(msgs, clsact(on.Index))
 		k.qdiscs.changed(on.Index)
 	}
-	put := func(device int, parent uint32, role string, ins func() asm.Instructions) error {
-		p, err := k.programs.get(role, fmt.Appendf(nil, "%d %d %d %d", device, parent, tap.index, until), ins)
+	put := func(device int, parent uint32, ins func() asm.Instructions) error {
+		p, err := k.programs.get(relayRole, fmt.Appendf(nil, "%d %d %d %d", device, parent, tap.index, until), ins)
 		if err != nil {
 			return err
 		}
@@ -194,19 +193,18 @@ func (k *Kernel) attach(ctx context.Context, on Interface, d tc.Direction, file 
 		msgs = append(msgs, f.put(device, parent, program.FD()))
 		return nil
 	}
-	role := relayPrefix[len(programPrefix):]
 	parent := uint32(clsactEgress)
 	if d == tc.Upload {
 		parent = clsactIngress
 		msgs = append(msgs, clsact(tap.index))
-		if err := put(tap.index, clsactIngress, role, func() asm.Instructions { return giveBack(on.Index) }); err != nil {
+		if err := put(tap.index, clsactIngress, func() asm.Instructions { return giveBack(on.Index) }); err != nil {
 			return nil, err
 		}
 		send = func(frame []byte) { _, _ = file.Write(frame) } // full: it is lost
 	} else if send, err = k.injector(on.Index, stop); err != nil {
 		return nil, err
 	}
-	if err := put(on.Index, parent, role, func() asm.Instructions { return divertToTap(tap.index, until) }); err != nil {
+	if err := put(on.Index, parent, func() asm.Instructions { return divertToTap(tap.index, until) }); err != nil {
 		return nil, err
 	}
 	errs, err := k.socket.write(ctx, msgs)

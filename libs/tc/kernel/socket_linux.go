@@ -156,12 +156,12 @@ func (s *socket) batch(msgs []message, errs []error) error {
 	})
 }
 
-// transact sends messages about netfilter's tables as one transaction: all of them are done, or none. at is the one that was refused; -1: none, or all.
-func (s *socket) transact(ctx context.Context, msgs []message) (at int, err error) {
+// transact sends messages about netfilter's tables as one transaction: all of them are done, or none.
+func (s *socket) transact(ctx context.Context, msgs []message) (err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err := ctx.Err(); err != nil {
-		return -1, err
+		return err
 	}
 	bound := func(kind uint16) message {
 		e := newMessage(kind, 0)
@@ -170,7 +170,7 @@ func (s *socket) transact(ctx context.Context, msgs []message) (at int, err erro
 	}
 	if s.refuse != nil {
 		if err := s.refuse(msgs[0]); err != nil {
-			return 0, err
+			return err
 		}
 	}
 	s.out = s.out[:0]
@@ -187,23 +187,19 @@ func (s *socket) transact(ctx context.Context, msgs []message) (at int, err erro
 	last := s.seq
 	s.seq++
 	s.append(bound(unix.NFNL_MSG_BATCH_END))
-	at = -1
 	bad := s.exchange(func(m received) (bool, error) {
 		if m.kind != unix.NLMSG_ERROR || m.seq-begin > last-begin {
 			return false, nil // of an exchange that was given up
 		}
 		if e := decodeError(m); e != nil && err == nil {
 			err = e
-			if m.seq != begin {
-				at = int(m.seq - begin - 1)
-			}
 		}
 		return m.seq == last || m.seq == begin, nil
 	})
 	if bad != nil {
-		return -1, bad
+		return bad
 	}
-	return at, err
+	return err
 }
 
 func (s *socket) append(m message) {
