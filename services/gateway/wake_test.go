@@ -125,4 +125,18 @@ func TestWake(t *testing.T) {
 			t.Errorf("a stranger: %d; it is %s", resp.StatusCode, state())
 		}
 	})
+	t.Run("no more are held than there are places", func(t *testing.T) {
+		set(api.StatePaused)
+		before := y.resumes.Load()
+		for range cap(g.held) {
+			g.held <- struct{}{}
+		}
+		resp, body := call(t, g, "alice-key", "GET", base+"/agent/status", nil)
+		if resp.StatusCode != http.StatusTooManyRequests || resp.Header.Get("Retry-After") == "" || y.resumes.Load() != before {
+			t.Errorf("%d %s", resp.StatusCode, body)
+		}
+		for range cap(g.held) {
+			<-g.held
+		}
+	})
 }
