@@ -1,13 +1,13 @@
 // Package rpc carries operations (api.Op) over the bus and over HTTP.
 //
 // A server answers operations in a queue group with the middleware chain recover → observe → authenticate and authorise →
-// limit → timeout; a client asks with observe → breaker → timeout; an edge turns HTTP requests into client calls. Together with
+// limit → timeout; a client asks with observe → breaker → timeout → repeat; an edge turns HTTP requests into client calls. Together with
 // libs/bus it is the home of nats.go; it is the only home of go-kit and gobreaker.
 //
 // On the bus an operation is a request to yard.v1.op.<service>.<verb> with the JSON of Req; the answer is the JSON of Resp,
 // or the JSON of a redacted api.Error with the header Yard-Error. The caller's access token, its deadline, the trace and the
-// request's id travel in headers (wire.go). Delivery is at most once: a caller that gets unavailable does not know
-// whether the operation happened, and asks again where the operation is idempotent.
+// request's id travel in headers (wire.go). Delivery is at most once, but for what may be asked twice (repeat.go): a caller that
+// gets unavailable does not know whether the operation happened, and asks again where the operation is idempotent.
 package rpc
 
 import (
