@@ -86,7 +86,7 @@ func (s *Service) enqueue(ctx context.Context, p api.Principal, specs []api.Task
 			}
 		}
 	}
-	order, err := s.prepare(p, specs, recs, req)
+	order, err := s.prepare(ctx, p, specs, recs, req)
 	if err != nil {
 		return nil, err
 	}
@@ -115,7 +115,7 @@ func (s *Service) repeated(tenant string, recs []api.TaskRecord) ([]api.Task, bo
 }
 
 // prepare checks specs, fills in recs and returns the order in which to write them.
-func (s *Service) prepare(p api.Principal, specs []api.TaskSpec, recs []api.TaskRecord, req request) ([]int, error) {
+func (s *Service) prepare(ctx context.Context, p api.Principal, specs []api.TaskSpec, recs []api.TaskRecord, req request) ([]int, error) {
 	var bad api.Problems
 	at := func(i int) string {
 		if req.one {
@@ -143,10 +143,13 @@ func (s *Service) prepare(p api.Principal, specs []api.TaskSpec, recs []api.Task
 				parents, open = append(parents, recs[j].ID), true
 				continue
 			}
-			e, ok := s.view.Get(keyIn(p.Tenant, ref))
-			if !ok || !p.CanOn(api.TaskRead, e.State.Tenant, e.State.Owner) {
+			e, err := s.lookUp(ctx, p, api.TaskRead, ref)
+			if api.CodeOf(err) == api.CodeNotFound {
 				bad.Add(at(i)+"/depends_on/"+strconv.Itoa(n), "there is no task %q", clip(ref, 40))
 				continue
+			}
+			if err != nil {
+				return nil, err
 			}
 			parents = append(parents, ref)
 			open = open || e.State.State != api.TaskSucceeded

@@ -279,23 +279,29 @@ func (s *Service) find(ctx context.Context, perm api.Permission, id string) (bus
 	if !ok {
 		return bus.Entry[api.TaskRecord]{}, p, api.Errorf(api.CodeUnauthenticated, "no credential")
 	}
+	e, err := s.lookUp(ctx, p, perm, id)
+	return e, p, err
+}
+
+// lookUp is find for a caller that is known.
+func (s *Service) lookUp(ctx context.Context, p api.Principal, perm api.Permission, id string) (bus.Entry[api.TaskRecord], error) {
 	missing := api.Errorf(api.CodeNotFound, "there is no task %q", clip(id, 40))
 	if !api.ValidID(api.KindTask, id) {
-		return bus.Entry[api.TaskRecord]{}, p, missing
+		return bus.Entry[api.TaskRecord]{}, missing
 	}
-	key := bus.Key{Tenant: p.Tenant, ID: id}
+	key := keyIn(p.Tenant, id)
 	e, ok := s.view.Get(key)
-	if !ok { // another replica has just made it
+	if !ok { // another replica may have just made it
 		var err error
 		if e, err = s.tasks.Get(ctx, key); err != nil {
 			if api.CodeOf(err) == api.CodeNotFound {
 				err = missing
 			}
-			return bus.Entry[api.TaskRecord]{}, p, err
+			return bus.Entry[api.TaskRecord]{}, err
 		}
 	}
 	if !p.CanOn(perm, e.State.Tenant, e.State.Owner) {
-		return bus.Entry[api.TaskRecord]{}, p, missing
+		return bus.Entry[api.TaskRecord]{}, missing
 	}
-	return e, p, nil
+	return e, nil
 }

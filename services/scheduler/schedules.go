@@ -119,7 +119,7 @@ func (t scheduled) Make(ctx context.Context, m schedule.Make) (api.Task, error) 
 	// The id is the idempotency key: what was made under it is the same task, whatever the schedule says by now.
 	p, req := principal(m.Owner), request{key: m.ID, one: true, schedule: m.Schedule}
 	recs := []api.TaskRecord{{Task: api.Task{ID: m.ID}}}
-	order, err := s.prepare(p, []api.TaskSpec{m.Spec}, recs, req)
+	order, err := s.prepare(ctx, p, []api.TaskSpec{m.Spec}, recs, req)
 	if err != nil {
 		return api.Task{}, err
 	}
