@@ -176,6 +176,7 @@ func TestTaskOnWebSocketOfOneWhoMayNoMore(t *testing.T) {
 	w.send(`{"op":"subscribe","task":%q}`, key.ID)
 	w.next()
 	w.change()
+	until(t, "the gateway knows whose it is", func() bool { _, ok := g.tasks.view.Get(key); return ok })
 	for _, st := range g.streams.snapshot() { // as ask does
 		less := *st.who.Load()
 		less.Roles = []api.Role{api.RoleMember}
