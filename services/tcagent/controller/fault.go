@@ -112,6 +112,9 @@ func (c *Controller) putFault(ctx context.Context, p api.Principal, f facts, ver
 		return old, nil
 	})
 	if errors.Is(err, &api.Error{Code: api.CodeNotFound}) {
+		if record == nil {
+			return nil
+		}
 		return api.Errorf(api.CodeUnavailable, "the session has no plan yet; try again in a moment")
 	}
 	return err

@@ -90,4 +90,13 @@ func TestFaults(t *testing.T) {
 		y.eventually("the plan has none", func() bool { return record() == nil })
 		y.planned("the plan is as it was", "n1", id, downloads(10_000_000))
 	})
+	t.Run("of a session without a plan there is none to end", func(t *testing.T) {
+		unplanned := y.session(api.HomeTenant, "n3", nil) // whose agent has not reported
+		y.eventually("it is ended", func() bool {
+			_, err := rpc.Call(admin, y.client, api.DeleteTrafficFault, api.TrafficFaultRef{Session: unplanned})
+			return err == nil
+		})
+		_, err := rpc.Call(admin, y.client, api.CreateTrafficFault, api.CreateTrafficFaultRequest{Session: unplanned, For: api.Duration(time.Minute), TrafficFaultSpec: spec})
+		refused(t, api.CodeUnavailable, "", err)
+	})
 }
