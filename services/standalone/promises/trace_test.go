@@ -122,7 +122,7 @@ func TestOneTrace(t *testing.T) {
 		seen = append(seen, found...)
 	}))
 	defer collector.Close()
-	// Spans are sent in batches, each second (an environment variable of OpenTelemetry's SDK).
+	// Spans are sent in batches, twice a second (an environment variable of OpenTelemetry's SDK, in milliseconds).
 	yardtest.EachArrangement(t, func(t *testing.T, y *yardtest.Yard) {
 		mu.Lock()
 		seen = nil

@@ -119,8 +119,13 @@ const reconnectAfter = 50 * time.Millisecond
 // FollowUntil is Follow for a goroutine of its own: it ends with ctx too, and returns what
 // the yard refused.
 func (c *Client) FollowUntil(ctx context.Context, session string, after uint64, f func(api.Event) bool) error {
+	return again(ctx, func() error { return c.stream(ctx, session, "", &after, f) })
+}
+
+// again opens a stream, and opens it again when it breaks, until its reader has had enough, ctx ends or the yard refuses it.
+func again(ctx context.Context, open func() error) error {
 	for {
-		err := c.stream(ctx, session, "", &after, f)
+		err := open()
 		var final *statusError
 		switch {
 		case errors.Is(err, errStop):
@@ -185,9 +190,9 @@ func (c *Client) stream(ctx context.Context, session, query string, after *uint6
 func (c *Client) TaskEvents(t testing.TB, task string, f func(*api.Change[api.Task], *api.Event) bool) {
 	t.Helper()
 	last := ""
-	for ctx := t.Context(); ; {
+	err := again(t.Context(), func() error {
 		over := false
-		err := c.sse(ctx, "/api/v1/tasks/"+task+"/events", last, func(id, event string, data []byte) error {
+		err := c.sse(t.Context(), "/api/v1/tasks/"+task+"/events", last, func(id, event string, data []byte) error {
 			last = id
 			change, ev, err := taskEvent(event, data)
 			if err != nil {
@@ -199,17 +204,13 @@ func (c *Client) TaskEvents(t testing.TB, task string, f func(*api.Change[api.Ta
 			}
 			return nil
 		})
-		var final *statusError
-		switch {
-		case errors.Is(err, errStop) || over:
-			return
-		case ctx.Err() != nil, errors.As(err, &final) && final.status < 500:
-			t.Fatalf("follow %s: %v", task, err)
+		if over {
+			return errStop
 		}
-		select {
-		case <-time.After(reconnectAfter):
-		case <-ctx.Done():
-		}
+		return err
+	})
+	if err != nil {
+		t.Fatalf("follow %s: %v", task, err)
 	}
 }
 
