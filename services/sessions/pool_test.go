@@ -102,6 +102,12 @@ func TestPool(t *testing.T) {
 	for _, field := range []string{"/pool/size", "/pool/timezone", "/pool/schedule/0/from", "/pool/schedule/0/days"} {
 		wantCode(t, err, api.CodeInvalid, field)
 	}
+	profile.Pool = &api.Pool{Size: 1}
+	for what, pod := range map[string]api.Pod{"pod.volume": {Volume: &api.Volume{Bytes: 16 << 20}}, "pod.collector": {Collector: true}} {
+		profile.Pod = pod // what a pod needs its session for, and cannot be given later
+		_, err = rpc.Call(boss, y.client, api.CreateProfile, profile)
+		wantCode(t, err, api.CodeInvalid, "leave out "+what+" or the pool")
+	}
 	t.Run("a runtime without pools says so", func(t *testing.T) {
 		y := newYard(t, nil)
 		_, err := rpc.Call(y.as("boss", api.RoleAdmin), y.client, api.CreateProfile, api.Profile{Name: "warm", Agent: api.Agent{Kind: "demo"}, Pool: &api.Pool{Size: 1}})
