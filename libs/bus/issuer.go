@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/nats-io/jwt/v2"
@@ -16,6 +17,26 @@ import (
 type SessionIssuer struct {
 	key       nkeys.KeyPair
 	accountID string
+	sessions  func() (signer, error)
+	pods      func() (signer, error)
+}
+
+func newIssuer(key nkeys.KeyPair, accountID string) *SessionIssuer {
+	return &SessionIssuer{
+		key: key, accountID: accountID,
+		sessions: sync.OnceValues(func() (signer, error) { return newSigner(key) }),
+		pods: sync.OnceValues(func() (signer, error) {
+			seed, err := key.Seed()
+			if err != nil {
+				return signer{}, err
+			}
+			pod, err := roleKey(string(seed), podRole)
+			if err != nil {
+				return signer{}, err
+			}
+			return newSigner(pod)
+		}),
+	}
 }
 
 // issuerForm is what Marshal writes.
@@ -26,7 +47,7 @@ type issuerForm struct {
 
 // SessionIssuer returns the part of the keyring that mints sessions' credentials.
 func (k *Keyring) SessionIssuer() *SessionIssuer {
-	return &SessionIssuer{key: k.roles[sessionRole], accountID: k.accountID}
+	return newIssuer(k.roles[sessionRole], k.accountID)
 }
 
 // ParseSessionIssuer reads what Marshal wrote, for a sessions service that runs apart. It
@@ -43,7 +64,7 @@ func ParseSessionIssuer(data []byte) (*SessionIssuer, error) {
 	if err != nil {
 		return nil, api.Invalid("/seed", "is not an account key's seed")
 	}
-	return &SessionIssuer{key: key, accountID: form.Account}, nil
+	return newIssuer(key, form.Account), nil
 }
 
 // Marshal returns the issuer's secret form.
@@ -68,7 +89,11 @@ func (i *SessionIssuer) Credentials(tenant, session string) ([]byte, error) {
 	if !api.ValidID(api.KindSession, session) {
 		return nil, api.Invalid("/session", "is not a valid session id")
 	}
-	creds, err := mint(i.key, i.accountID, session, tenantTag+tenant)
+	key, err := i.sessions()
+	if err != nil {
+		return nil, fmt.Errorf("mint session credentials: %w", err)
+	}
+	creds, err := key.mint(0, i.accountID, session, tenantTag+tenant)
 	if err != nil {
 		return nil, fmt.Errorf("mint session credentials: %w", err)
 	}
@@ -81,15 +106,11 @@ func (i *SessionIssuer) PodCredentials(pod string, life time.Duration) ([]byte, 
 	if !api.ValidID(api.KindSession, pod) {
 		return nil, api.Invalid("/pod", "is not of the form of a session id")
 	}
-	seed, err := i.key.Seed()
+	key, err := i.pods()
 	if err != nil {
 		return nil, fmt.Errorf("mint pod credentials: %w", err)
 	}
-	key, err := roleKey(string(seed), podRole)
-	if err != nil {
-		return nil, fmt.Errorf("mint pod credentials: %w", err)
-	}
-	creds, err := mintFor(life, key, i.accountID, pod, tenantTag+api.PodTenant)
+	creds, err := key.mint(life, i.accountID, pod, tenantTag+api.PodTenant)
 	if err != nil {
 		return nil, fmt.Errorf("mint pod credentials: %w", err)
 	}

@@ -12,7 +12,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"time"
 
 	"github.com/nats-io/jwt/v2"
 	"github.com/nats-io/nats-server/v2/server"
@@ -216,32 +215,6 @@ func (k *Keyring) ServiceCredentials(service string) ([]byte, error) {
 		return nil, fmt.Errorf("mint credentials of %s: %w", service, err)
 	}
 	return creds, nil
-}
-
-// mint makes a fresh user of the role whose signing key is given.
-func mint(signer nkeys.KeyPair, accountID, name string, tags ...string) ([]byte, error) {
-	return mintFor(0, signer, accountID, name, tags...)
-}
-
-// mintFor is mint for a user whose credential is good for so long only; zero: for ever.
-func mintFor(life time.Duration, signer nkeys.KeyPair, accountID, name string, tags ...string) ([]byte, error) {
-	user, err := nkeys.CreateUser()
-	if err != nil {
-		return nil, err
-	}
-	id, err := user.PublicKey()
-	if err != nil {
-		return nil, err
-	}
-	token, err := jwt.IssueUserJWT(signer, accountID, id, name, life, tags...)
-	if err != nil {
-		return nil, err
-	}
-	seed, err := user.Seed()
-	if err != nil {
-		return nil, err
-	}
-	return jwt.FormatUserConfig(token, seed)
 }
 
 // trust is what a server needs to verify every credential of a keyring.
