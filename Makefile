@@ -33,11 +33,12 @@ test-deps: # what the tests start: real Redis, Git, Node for the agents from npm
 test-guest: ## run tests of traffic control on a whole Debian kernel in an emulated machine (QEMU, apt; a few minutes)
 	go run ./libs/tc/kernel/guest
 
+# Each package has a cluster of its own, in namespaces of its own, and much of what they do is to wait: two at a time.
 test-cluster: ## run the tests that need a real Kubernetes, which they start on this machine (Linux, root; the first time builds it)
 	@.ci/cluster-deps
 	go vet -tags cluster $(CLUSTER_PACKAGES) $(CONTROL_PACKAGES)
-	go test -count=1 -p 1 -tags cluster -timeout 5m $(CLUSTERFLAGS) -run '^($(CONTROL_TESTS))$$' $(CONTROL_PACKAGES)
-	go test -count=1 -p 1 -tags cluster -timeout 25m $(CLUSTERFLAGS) $(CLUSTER_PACKAGES)
+	go test -count=1 -p 2 -tags cluster -timeout 5m $(CLUSTERFLAGS) -run '^($(CONTROL_TESTS))$$' $(CONTROL_PACKAGES)
+	go test -count=1 -p 2 -parallel 4 -tags cluster -timeout 25m $(CLUSTERFLAGS) $(CLUSTER_PACKAGES)
 
 test-soak: test-deps ## kill the processes of a yard at random while it works on 2,000 tasks (some ten minutes)
 	go test -count=1 -timeout 90m -v -run TestTasksEndOnce ./services/standalone/promises -tasks 2000

@@ -50,6 +50,7 @@ func endpoint(t *testing.T) (url string, posted <-chan string) {
 
 // TestAround: what a profile wants around its pods is there, works, is the yard's own, and goes with the pod.
 func TestAround(t *testing.T) {
+	t.Parallel()
 	url, posted := endpoint(t)
 	y := newYard(t, func(_ *sessions.Config, c *kube.Config) { c.CollectorImage, c.CollectorEndpoint = collectorImage, url })
 	_, err := rpc.Call(y.admin, y.client, api.CreateProfile, api.Profile{Name: "greedy", Agent: api.Agent{Kind: "demo"}, Pod: api.Pod{

@@ -125,6 +125,7 @@ func pass(ctx context.Context, client net.Conn, target string, cert tls.Certific
 
 // TestPrivateAuthority: a runner reaches a bus whose certificate is of an authority of the yard's own, if it was given it, and only then.
 func TestPrivateAuthority(t *testing.T) {
+	t.Parallel()
 	ca, cert := authority(t)
 	secured := func(configMap string) *yard {
 		var namespace string

@@ -7,6 +7,8 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"os/exec"
+	"slices"
 	"testing"
 	"time"
 
@@ -32,11 +34,15 @@ type Image struct {
 
 var running *cluster.Cluster
 
-// Main is a TestMain: it enters the cluster's namespaces, starts a cluster with cfg and the images, runs the tests and ends the program.
-func Main(m *testing.M, cfg cluster.Config, images ...Image) {
+// Spare is the taint of the spare node.
+const Spare = "clustertest.agentyard.dev/spare"
+
+// Main is a TestMain: it enters the cluster's namespaces, starts a cluster with cfg and the images, runs the tests and ends the program. Tests
+// share the cluster and may be parallel; only pods that tolerate Spare are on the node spare, so that a test may do to it what it wants.
+func Main(m *testing.M, cfg cluster.Config, spare string, images ...Image) {
 	cluster.Enter()
 	ctx, cancel := context.WithTimeout(context.Background(), startWithin)
-	code, err := run(ctx, m, cfg, images)
+	code, err := run(ctx, m, cfg, spare, images)
 	cancel()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "clustertest:", err)
@@ -45,7 +51,7 @@ func Main(m *testing.M, cfg cluster.Config, images ...Image) {
 	os.Exit(code)
 }
 
-func run(ctx context.Context, m *testing.M, cfg cluster.Config, images []Image) (int, error) {
+func run(ctx context.Context, m *testing.M, cfg cluster.Config, spare string, images []Image) (int, error) {
 	dir, err := os.MkdirTemp("", "clustertest-*")
 	if err != nil {
 		return 0, err
@@ -63,6 +69,11 @@ func run(ctx context.Context, m *testing.M, cfg cluster.Config, images []Image) 
 		return 0, err
 	}
 	defer running.Stop()
+	taint := exec.CommandContext(ctx, running.Kubectl[0], append(slices.Clone(running.Kubectl[1:]), "taint", "node", spare, Spare+":NoSchedule")...) //nolint:gosec // our own
+	taint.Env = append(os.Environ(), "KUBECONFIG="+running.Kubeconfig)
+	if out, err := taint.CombinedOutput(); err != nil {
+		return 0, fmt.Errorf("taint the spare node: %w: %s", err, out)
+	}
 	fmt.Fprintf(os.Stderr, "clustertest: %d nodes are ready after %s\n", len(running.Nodes()), time.Since(began).Round(100*time.Millisecond))
 	return m.Run(), nil
 }

@@ -42,6 +42,7 @@ const (
 	testImage   = "localhost/agentyard/testrunner:dev"
 	runnerImage = "localhost/agentyard/runner:dev"
 	shellImage  = "localhost/agentyard/shell:dev" // somebody else's, without a runner
+	spareNode   = "node3"                         // of the test that cuts it off
 )
 
 func TestMain(m *testing.M) {
@@ -49,7 +50,7 @@ func TestMain(m *testing.M) {
 		os.Exit(owner())
 	}
 	shell := []string{"-add", "/usr/bin/busybox:/bin/sh", "-add", "/usr/bin/busybox:/bin/busybox"}
-	clustertest.Main(m, cluster.Config{Nodes: 2, NodeGrace: 8 * time.Second},
+	clustertest.Main(m, cluster.Config{Nodes: 3, NodeGrace: 8 * time.Second}, spareNode,
 		clustertest.Image{Name: testImage, Args: []string{"-package", "./services/sessions/kube/testrunner", "-user", "999:999", "-path", "/runner"}},
 		clustertest.Image{Name: runnerImage, Args: append([]string{"-service", "runner"}, shell...)},
 		clustertest.Image{Name: collectorImage, Args: []string{"-package", "./services/sessions/kube/testcollector", "-user", "999:999", "-path", "/collector"}},
@@ -72,7 +73,10 @@ type env struct {
 	volumes  map[string]string          // their directories
 }
 
-func newEnv(t *testing.T) runtimetest.Env { return place(t) }
+func newEnv(t *testing.T) runtimetest.Env {
+	t.Parallel()
+	return place(t)
+}
 
 func place(t *testing.T) *env {
 	t.Helper()
@@ -329,4 +333,7 @@ func (e *env) Kept(t *testing.T, s sessions.Ref) bool {
 	return err == nil
 }
 
-func TestConformance(t *testing.T) { runtimetest.Run(t, newEnv) }
+func TestConformance(t *testing.T) {
+	t.Parallel()
+	runtimetest.Run(t, newEnv)
+}

@@ -143,6 +143,7 @@ func yaml(kind, namespace, name, spec string) string {
 
 // TestDeclarations: an object that somebody applies is a session, in the name of the user to whom its namespace was given and of nobody else.
 func TestDeclarations(t *testing.T) {
+	t.Parallel()
 	definitions(t)
 	ann, bob := api.DeriveID(api.KindUser, "ann"), api.DeriveID(api.KindUser, "bob")
 	as := clustertest.Config(t) // with the rights that the chart gives

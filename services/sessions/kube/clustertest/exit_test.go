@@ -10,6 +10,7 @@ import (
 	policyv1 "k8s.io/api/policy/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"agentyard.dev/libs/api"
 	"agentyard.dev/services/sessions"
 	"agentyard.dev/services/sessions/kube"
 	"agentyard.dev/services/sessions/kube/clustertest"
@@ -34,6 +35,7 @@ func exit(t *testing.T, r sessions.Runtime, l launch.Launch) sessions.Exit {
 
 // TestExits: how a runner ended is said truly.
 func TestExits(t *testing.T) {
+	t.Parallel()
 	e := place(t)
 	r := e.New(t)
 	start := func(t *testing.T, l launch.Launch) sessions.Ref {
@@ -84,26 +86,28 @@ func TestExits(t *testing.T) {
 
 // TestNodeLoss: what was on a node that does not answer goes on elsewhere.
 func TestNodeLoss(t *testing.T) {
+	t.Parallel()
 	e := place(t)
 	cfg := e.config()
 	cfg.NodeLoss = 2 * time.Second
 	r := recorder{run(t, cfg, kube.Deps{Cluster: clustertest.Config(t), BusURL: e.srv.URL(), Credentials: e.issuer.PodCredentials}), e}
 	l := runtimetest.Launch()
 	l.Pod.Volume = nil
-	l.Pod.NodeSelector = map[string]string{"kubernetes.io/hostname": "node2"}
+	l.Pod.NodeSelector = map[string]string{"kubernetes.io/hostname": spareNode}
+	l.Pod.Tolerations = []api.Toleration{{Key: clustertest.Spare, Operator: "Exists"}}
 	ref := sessions.Ref{Tenant: l.Tenant, Session: l.Session}
 	if _, err := r.Start(t.Context(), l); err != nil {
 		t.Fatal(err)
 	}
 	e.Up(t, ref, 1)
-	if err := clustertest.Cluster().Cut(2); err != nil {
+	if err := clustertest.Cluster().Cut(3); err != nil {
 		t.Fatal(err)
 	}
 	healed := false
 	heal := func() {
 		if !healed {
 			healed = true
-			if err := clustertest.Cluster().Heal(2); err != nil {
+			if err := clustertest.Cluster().Heal(3); err != nil {
 				t.Error(err)
 			}
 		}
@@ -113,7 +117,7 @@ func TestNodeLoss(t *testing.T) {
 		t.Errorf("reason %q", x.Reason)
 	}
 	l.Incarnation++
-	l.Pod.NodeSelector = nil
+	l.Pod.NodeSelector, l.Pod.Tolerations = nil, nil
 	if _, err := r.Start(t.Context(), l); err != nil {
 		t.Fatal(err)
 	}

@@ -44,6 +44,7 @@ func waiting(t *testing.T, client kubernetes.Interface, namespace string) map[st
 
 // TestPool: a session of a profile with a pool has a pod that was there before it.
 func TestPool(t *testing.T) {
+	t.Parallel()
 	y := newYard(t, nil)
 	profile := api.Profile{Name: "warm", Agent: api.Agent{Kind: "demo"}, Pool: &api.Pool{Size: 2}, Pod: api.Pod{Labels: map[string]string{"team": "red"}}}
 	y.profile(profile)
@@ -182,6 +183,7 @@ func state(t *testing.T, r *kube.Runtime) sessions.PoolState {
 
 // TestPoolSurvives: a pool is what the cluster says it is, whoever filled it.
 func TestPoolSurvives(t *testing.T) {
+	t.Parallel()
 	e := place(t)
 	l, spec := warmLaunch(2)
 	ctx, kill := context.WithCancel(context.Background())
@@ -239,6 +241,7 @@ func TestPoolSurvives(t *testing.T) {
 
 // TestPoolIsTakenOnce: replicas that take from one pool at the same time never take the same pod.
 func TestPoolIsTakenOnce(t *testing.T) {
+	t.Parallel()
 	e := place(t)
 	_, spec := warmLaunch(4)
 	a, b := e.runtime(t), e.runtime(t)
@@ -278,6 +281,7 @@ func TestPoolIsTakenOnce(t *testing.T) {
 
 // TestPoolCannotFill: a pool that cannot be filled says why, whichever replica is asked.
 func TestPoolCannotFill(t *testing.T) {
+	t.Parallel()
 	t.Run("for a quota", func(t *testing.T) {
 		e := place(t)
 		_, err := e.client.CoreV1().ResourceQuotas(e.namespace).Create(t.Context(), &corev1.ResourceQuota{

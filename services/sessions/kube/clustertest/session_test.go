@@ -21,6 +21,7 @@ import (
 )
 
 func TestSession(t *testing.T) {
+	t.Parallel()
 	y := newYard(t, nil)
 	s := y.create("")
 	s = y.reaches(s.ID, api.StateRunning)
@@ -112,6 +113,7 @@ func (y *yard) spent(t *testing.T, id string) {
 }
 
 func TestForeignImage(t *testing.T) {
+	t.Parallel()
 	y := newYard(t, nil)
 	y.profile(api.Profile{
 		Name: "shell", Agent: api.Agent{Kind: "demo"}, Image: shellImage,
@@ -146,6 +148,7 @@ func TestForeignImage(t *testing.T) {
 
 // TestStartFails: a session that cannot start says the true reason.
 func TestStartFails(t *testing.T) {
+	t.Parallel()
 	y := newYard(t, func(c *sessions.Config, _ *kube.Config) { c.StartTimeout = 6 * time.Second })
 	y.profile(api.Profile{Name: "large", Agent: api.Agent{Kind: "demo"}, Resources: api.Resources{CPUs: 1000}, Pod: api.Pod{Requests: api.Resources{CPUs: 1000}}})
 	y.profile(api.Profile{Name: "imageless", Agent: api.Agent{Kind: "demo"}, Image: "localhost/there/is:none"})
