@@ -48,7 +48,7 @@ func main() {
 		}
 	}
 	only := flag.String("run", "", "run only the benchmarks whose name matches this regular expression")
-	profile := flag.String("profile", "", "write the manager's processor profile of each benchmark to `directory`")
+	profile := flag.String("profile", "", "write the processor profiles of the manager and the bus to `directory`")
 	many := flag.Int("sessions", 5000, "how many sessions are at rest in the benchmark many")
 	verbose := flag.Bool("v", false, "show the log of the manager")
 	flag.Parse()
@@ -81,12 +81,11 @@ func main() {
 func measure(ctx context.Context, b benchmark, r *report, profile string, many int, verbose bool) error {
 	ctx, cancel := context.WithTimeout(ctx, runTimeout)
 	defer cancel()
-	p, err := newPlace(ctx, verbose)
-	if err != nil {
+	p := &place{profile: profile, many: many}
+	defer p.close()
+	if err := p.open(ctx, b.name, verbose); err != nil {
 		return err
 	}
-	defer p.close()
-	p.profile, p.many = profile, many
 	return b.run(ctx, p, r)
 }
 

@@ -14,6 +14,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	rpprof "runtime/pprof"
 	"strconv"
 	"sync"
 	"syscall"
@@ -42,6 +43,7 @@ type order struct {
 	KeyID      string `json:"key_id"` // that signs the clients' tokens
 	Key        []byte `json:"key"`
 	Verbose    bool   `json:"verbose"`
+	Profile    string `json:"profile"` // file of the bus's processor profile; empty: none
 }
 
 // keyring opens the keyring, which is made when there is none.
@@ -86,6 +88,17 @@ func serveBus() error {
 		return err
 	}
 	defer srv.Close()
+	if o.Profile != "" {
+		f, err := os.Create(o.Profile)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = f.Close() }()
+		if err := rpprof.StartCPUProfile(f); err != nil {
+			return err
+		}
+		defer rpprof.StopCPUProfile()
+	}
 	fmt.Println(srv.URL())
 	<-ctx.Done()
 	return nil

@@ -52,43 +52,37 @@ type place struct {
 	closers  []func()
 }
 
-// newPlace starts the control plane, the nodes, the bus and the manager.
-func newPlace(ctx context.Context, verbose bool) (_ *place, err error) {
-	p := &place{}
-	defer func() {
-		if err != nil {
-			p.close()
-		}
-	}()
+// open starts the control plane, the nodes, the bus and the manager. Close it in any case.
+func (p *place) open(ctx context.Context, name string, verbose bool) (err error) {
 	if p.dir, err = os.MkdirTemp("", "agentyard-bench-"); err != nil {
-		return nil, err
+		return err
 	}
 	p.closers = append(p.closers, func() { _ = os.RemoveAll(p.dir) })
 	// Nodes that are late are not what is measured.
 	if p.cluster, err = cluster.Start(ctx, cluster.Config{NodeGrace: time.Hour}); err != nil {
-		return nil, err
+		return err
 	}
 	p.closers = append(p.closers, p.cluster.Stop)
 	if p.config, err = clientcmd.BuildConfigFromFlags("", p.cluster.Kubeconfig); err != nil {
-		return nil, err
+		return err
 	}
 	p.config.QPS = -1
 	if p.kube, err = kubernetes.NewForConfig(p.config); err != nil {
-		return nil, err
+		return err
 	}
 	for _, name := range []string{sessionSpace, plainSpace} {
 		if err := p.namespace(ctx, name); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	if p.nodes, err = startNodes(ctx, p.config); err != nil {
-		return nil, err
+		return err
 	}
 	p.closers = append(p.closers, p.nodes.stop)
-	if err := p.startYard(ctx, verbose); err != nil {
-		return nil, err
+	if err := p.startYard(ctx, name, verbose); err != nil {
+		return err
 	}
-	return p, nil
+	return nil
 }
 
 // namespace makes a namespace in which pods can be made.
@@ -104,7 +98,7 @@ func (p *place) namespace(ctx context.Context, name string) error {
 }
 
 // startYard starts the bus and the manager, and connects as the gateway does.
-func (p *place) startYard(ctx context.Context, verbose bool) error {
+func (p *place) startYard(ctx context.Context, name string, verbose bool) error {
 	key, err := token.NewSigningKey(time.Now(), time.Now(), time.Now().Add(24*time.Hour))
 	if err != nil {
 		return err
@@ -117,6 +111,9 @@ func (p *place) startYard(ctx context.Context, verbose bool) error {
 	p.admin = token.WithRaw(ctx, raw)
 	p.order = order{
 		Dir: p.dir, Kubeconfig: p.cluster.Kubeconfig, Namespace: sessionSpace, KeyID: key.ID, Key: key.Private.Public().(ed25519.PublicKey), Verbose: verbose,
+	}
+	if p.profile != "" {
+		p.order.Profile = filepath.Join(p.profile, name+"-bus.pprof")
 	}
 	if p.bus, err = startPart(ctx, busVerb, p.order); err != nil {
 		return err
