@@ -239,6 +239,7 @@ func TestClaim(t *testing.T) {
 		`{"op":"replace","path":"/metadata/labels/agentyard.dev~1pool","value":"taken"},` +
 		`{"op":"add","path":"/metadata/labels/agentyard.dev~1session","value":"sabcdefghijklmnop"},` +
 		`{"op":"add","path":"/metadata/labels/agentyard.dev~1incarnation","value":"2"},` +
+		`{"op":"add","path":"/metadata/managedFields","value":[{}]},` +
 		`{"op":"add","path":"/metadata/annotations/user.agentyard.dev~1a.b","value":"c"}]`
 	if string(got) != want {
 		t.Errorf("%s", got)

@@ -72,6 +72,9 @@ func TestPool(t *testing.T) {
 	if before[string(p.UID)] == nil || p.Labels["agentyard.dev/incarnation"] != "1" {
 		t.Errorf("its pod %s is not one of the pool's, or has labels %v", p.Name, p.Labels)
 	}
+	if len(p.ManagedFields) != 0 {
+		t.Errorf("the API server still keeps account of its fields: %v", p.ManagedFields)
+	}
 	if got := y.ask(s.ID, "echo hello from a warm pod"); !strings.Contains(got, "hello from a warm pod") {
 		t.Errorf("answered %q", got)
 	}
