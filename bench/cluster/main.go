@@ -48,7 +48,7 @@ func main() {
 		}
 	}
 	only := flag.String("run", "", "run only the benchmarks whose name matches this regular expression")
-	profile := flag.String("profile", "", "write the processor profiles of the manager and the bus to `directory`")
+	profile := flag.String("profile", "", "write processor profiles of the manager, the bus and the API server to `directory`")
 	many := flag.Int("sessions", 5000, "how many sessions are at rest in the benchmark many")
 	verbose := flag.Bool("v", false, "show the log of the manager")
 	flag.Parse()

@@ -12,7 +12,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -248,25 +250,31 @@ func (p *place) get(ctx context.Context, path string) (io.ReadCloser, error) {
 	return res.Body, nil
 }
 
-// record takes the manager's processor profile of so many seconds, if one is wanted. Call the result to wait for it.
+// record takes the processor profiles of the manager and the API server of so many seconds, if they are wanted. Call the result to wait for them.
 func (p *place) record(ctx context.Context, name string, seconds int) (wait func()) {
 	if p.profile == "" {
 		return func() {}
 	}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		body, err := p.get(ctx, fmt.Sprintf("/profile?seconds=%d", seconds))
-		if err != nil {
-			return
-		}
-		defer body.Close()
-		if f, err := os.Create(filepath.Join(p.profile, name+".pprof")); err == nil {
-			defer f.Close()
-			_, _ = io.Copy(f, body)
-		}
-	}()
-	return func() { <-done }
+	var both sync.WaitGroup
+	keep := func(part string, of func() (io.ReadCloser, error)) {
+		both.Go(func() {
+			body, err := of()
+			if err != nil {
+				fmt.Fprintf(os.Stderr, "# no profile of the %s: %v\n", part, err)
+				return
+			}
+			defer body.Close()
+			if f, err := os.Create(filepath.Join(p.profile, name+"-"+part+".pprof")); err == nil {
+				defer f.Close()
+				_, _ = io.Copy(f, body)
+			}
+		})
+	}
+	keep("manager", func() (io.ReadCloser, error) { return p.get(ctx, fmt.Sprintf("/profile?seconds=%d", seconds)) })
+	keep("apiserver", func() (io.ReadCloser, error) {
+		return p.kube.CoreV1().RESTClient().Get().AbsPath("/debug/pprof/profile").Param("seconds", strconv.Itoa(seconds)).Stream(ctx)
+	})
+	return both.Wait
 }
 
 // wait waits until ok, looking often.
