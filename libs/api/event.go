@@ -10,7 +10,7 @@ type EventType string
 
 // The events of a session, with the fields that each one uses.
 const (
-	EventUserMessage       EventType = "user_message"        // MessageID Content Attachments Actor
+	EventUserMessage       EventType = "user_message"        // MessageID Content Attachments Actor Renew
 	EventAgentMessage      EventType = "agent_message"       // MessageID Content ReplyTo Final
 	EventAgentMessageChunk EventType = "agent_message_chunk" // MessageID Delta ReplyTo
 	EventAgentThoughtChunk EventType = "agent_thought_chunk" // MessageID Delta ReplyTo
@@ -33,6 +33,7 @@ type Event struct {
 	Type    EventType `json:"type"`
 	At      time.Time `json:"at"`
 	Actor   string    `json:"actor,omitempty"` // the principal behind a user's event
+	Renew   *Renew    `json:"renew,omitempty"`
 
 	MessageID   string           `json:"message_id,omitempty"`
 	ReplyTo     string           `json:"reply_to,omitempty"` // the user message whose turn this belongs to

@@ -167,7 +167,15 @@ type SendMessageRequest struct {
 	ID             string       `json:"id" in:"path"`
 	Content        string       `json:"content"`
 	Attachments    []Attachment `json:"attachments,omitempty"`
+	Renew          *Renew       `json:"renew,omitempty"`
 	IdempotencyKey string       `json:"idempotency_key,omitempty" in:"header:Idempotency-Key"`
+}
+
+// Renew has a session begin anew with a message: everything that its agent started is ended, workspace and temporary files are thrown away and cloned again, and the
+// agent that gets the message knows nothing of what was said before. The home stays. It is conflict when the session's profile or its secrets are no longer
+// what the session was made from.
+type Renew struct {
+	Ref string `json:"ref,omitempty"` // of the session's repository: branch, tag or commit; empty: the default branch
 }
 
 // Accepted says under which id and sequence a request entered the session's log.

@@ -237,6 +237,8 @@ type SessionRecord struct {
 	Secrets         []SecretRef `json:"secrets,omitempty"`
 	MCPServers      []MCPServer `json:"mcp_servers,omitempty"`
 	CredentialFiles []string    `json:"credential_files,omitempty"`
+	// Furnished tells the profile and the secrets that the session was made from, from later ones.
+	Furnished string `json:"furnished,omitempty"`
 	// IdleAction is the profile's at the time of creation. IdlePaused says that the clock put the session aside, and no person.
 	IdleAction IdleAction `json:"idle_action,omitempty"`
 	IdlePaused bool       `json:"idle_paused,omitempty"`

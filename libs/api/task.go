@@ -101,10 +101,11 @@ const (
 	ParentRun    ParentFailure = "run"    // the child runs all the same
 )
 
-// TaskSession says in which session a task runs. Empty: in one of its own, which is stopped when the task ends.
+// TaskSession says in which session a task runs. Empty: as its queue says (SessionReuse), else in one of its own, which is stopped when the task ends.
 type TaskSession struct {
 	Reuse string `json:"reuse,omitempty"` // the id of a session of the task's owner; its tasks run one by one
 	Keep  bool   `json:"keep,omitempty"`  // leave the task's own session running after the task's end
+	Own   bool   `json:"own,omitempty"`   // in a session that no other task had or gets, whatever the queue says (SessionReuse)
 }
 
 // TaskRetry says how a task whose attempt failed is tried again: after Backoff, doubled each
@@ -142,6 +143,8 @@ type Task struct {
 	// which is SessionRequest here.
 	SessionID      string       `json:"session,omitempty"`
 	SessionRequest *TaskSession `json:"session_request,omitempty"`
+	// SessionShared says that the session did other work before this: the task's part of its log begins with Message.
+	SessionShared bool `json:"session_shared,omitempty"`
 
 	State   TaskState `json:"state"`
 	Reason  string    `json:"reason,omitempty"`  // why it failed, ended or waits; for a person
@@ -246,6 +249,8 @@ type Queue struct {
 	// Preempt lets a waiting task take the place of a running one of lower priority when the queue is full: the running one is interrupted and waits again, with its
 	// age and all its attempts. What was preempted is spared for ten minutes.
 	Preempt bool `json:"preempt,omitempty"`
+	// Reuse lets tasks have the sessions of earlier ones; nil: each has its own.
+	Reuse *SessionReuse `json:"session_reuse,omitempty"`
 	// Retention is how long a task is kept after its end, and ArtifactRetention how long its files are. Zero: the service's.
 	Retention         Duration  `json:"retention,omitempty"`
 	ArtifactRetention Duration  `json:"artifact_retention,omitempty"`
@@ -255,6 +260,15 @@ type Queue struct {
 
 // Revision implements Revisioned.
 func (q Queue) Revision() uint64 { return q.Rev }
+
+// SessionReuse says how the sessions of a queue's tasks are used again. When a task has succeeded, its session is kept and given to the next task of the same
+// owner, profile, agent, repository and environment, if the profile and its secrets are still what the session was made from. One task at a time has a session, and each begins with a
+// fresh checkout, an agent without memory and none of the processes of the one before; what the agent keeps in its home stays.
+type SessionReuse struct {
+	Idle     Duration `json:"idle,omitempty"`      // how long a session waits for its next task; zero: 10m
+	MaxTasks int      `json:"max_tasks,omitempty"` // how many tasks one session has; zero: 20
+	MaxIdle  int      `json:"max_idle,omitempty"`  // how many sessions of the queue wait; zero: 10
+}
 
 // Rate is so many starts in a time, with as many at once after a pause.
 type Rate struct {
@@ -287,6 +301,9 @@ type TaskRecord struct {
 	// Busy counts the assignments in a row that met a yard without capacity.
 	Busy int `json:"busy,omitempty"`
 }
+
+// Reuses reports whether the task has a session that somebody named.
+func (s *TaskSession) Reuses() bool { return s != nil && s.Reuse != "" }
 
 // Keeps reports whether the task's own session stays after the task.
 func (s *TaskSession) Keeps() bool { return s != nil && s.Keep }

@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"maps"
-	"slices"
 	"strings"
 	"time"
 
@@ -136,8 +135,8 @@ func (s *Service) prepare(ctx context.Context, p api.Principal, req api.CreateSe
 	switch {
 	case err != nil:
 		bad.Add("/profile", "there is no profile %q", clip(name, 40))
-	case len(profile.Roles) > 0 && !slices.ContainsFunc(p.Roles, func(r api.Role) bool { return slices.Contains(profile.Roles, r) }):
-		return api.SessionRecord{}, api.Errorf(api.CodeDenied, "the profile %q is for %s only", name, joinRoles(profile.Roles))
+	case mayUse(p, profile) != nil:
+		return api.SessionRecord{}, mayUse(p, profile)
 	default:
 		if lacks := s.deps.Info.Lacks(profile.Isolation); len(lacks) > 0 {
 			bad.Add("/profile", "%q demands isolation that the %s runtime cannot give here: %s", name, s.deps.Info.Name, strings.Join(lacks, ", "))
@@ -149,6 +148,10 @@ func (s *Service) prepare(ctx context.Context, p api.Principal, req api.CreateSe
 		}
 	}
 	if err := bad.Err(); err != nil {
+		return api.SessionRecord{}, err
+	}
+	furnished, err := s.furnished(ctx, p.Tenant, p.ID, profile)
+	if err != nil {
 		return api.SessionRecord{}, err
 	}
 	now := s.now().UTC()
@@ -171,6 +174,7 @@ func (s *Service) prepare(ctx context.Context, p api.Principal, req api.CreateSe
 		},
 		Env: env, StateSince: now, Demand: profile.Isolation, Resources: profile.Resources, Image: profile.Image, Pod: profile.Pod, IdleAction: profile.IdleAction,
 		Secrets: profile.Secrets, MCPServers: profile.MCPServers, CredentialFiles: credentialFiles(profile, agent.Kind),
+		Furnished: furnished,
 	}, nil
 }
 

@@ -42,6 +42,11 @@ func (s *Service) send(ctx context.Context, req api.SendMessageRequest) (api.Acc
 	if err := s.mayTell(e.State.State); err != nil {
 		return api.Accepted{}, err
 	}
+	if req.Renew != nil {
+		if err := s.mayRenew(ctx, p, e.State, *req.Renew); err != nil {
+			return api.Accepted{}, err
+		}
+	}
 	id := api.NewID(api.KindMessage)
 	if req.IdempotencyKey != "" {
 		id = api.DeriveID(api.KindMessage, e.Key.Tenant, e.Key.ID, p.ID, req.IdempotencyKey)
@@ -49,7 +54,7 @@ func (s *Service) send(ctx context.Context, req api.SendMessageRequest) (api.Acc
 	s.tracker.touch(e.Key, s.now())
 	seq, duplicate, err := s.events.AppendUser(ctx, e.Key.Tenant, e.Key.ID, id, api.Event{
 		Type: api.EventUserMessage, At: s.now().UTC(), Actor: p.ID, MessageID: id, Content: req.Content, Attachments: req.Attachments,
-		TraceParent: traceParent(ctx),
+		Renew: req.Renew, TraceParent: traceParent(ctx),
 	})
 	if err != nil {
 		return api.Accepted{}, err

@@ -3,6 +3,7 @@ package sessions
 import (
 	"context"
 	"encoding/json"
+	"slices"
 	"time"
 
 	"agentyard.dev/libs/api"
@@ -70,14 +71,14 @@ func wanted(rec api.SessionRecord, ok bool, req api.RunnerReportRequest) bool {
 
 // urgent reports whether a report says what somebody waits for.
 func urgent(rec api.SessionRecord, req api.RunnerReportRequest) bool {
-	return req.State == api.StateFailed ||
-		req.State == api.StateRunning && (rec.State == api.StateStarting || rec.State == api.StateResuming)
+	begins := rec.State == api.StateStarting || rec.State == api.StateResuming
+	return req.State == api.StateFailed || begins && (req.State == api.StateRunning || req.Address != rec.Address)
 }
 
 // changes reports whether a report says anything new.
 func changes(rec api.SessionRecord, req api.RunnerReportRequest) bool {
 	next := applied(rec, req, time.Time{})
-	return next.State != rec.State || next.Activity != rec.Activity || next.Background != rec.Background || next.Endpoint != rec.Endpoint || next.Reason != rec.Reason ||
+	return next.State != rec.State || next.Activity != rec.Activity || next.Background != rec.Background || next.Endpoint != rec.Endpoint || next.Address != rec.Address || next.Reason != rec.Reason ||
 		next.Agent.Version != rec.Agent.Version || !sameUsage(next.Usage, rec.Usage) || next.LastActiveAt.Sub(rec.LastActiveAt) >= activeEvery
 }
 
@@ -160,7 +161,7 @@ func applied(rec api.SessionRecord, req api.RunnerReportRequest, now time.Time) 
 		rec.Activity, rec.Endpoint, rec.Reason = req.Activity, req.Endpoint, reason
 		rec.Background = max(req.Background, 0)
 	case rec.State == api.StateStarting || rec.State == api.StateResuming:
-		rec.Reason = reason // how far it is
+		rec.Reason, rec.Address = reason, req.Address // how far it is, and where its traffic will be seen
 	}
 	return rec
 }
@@ -251,17 +252,29 @@ func (s *Service) leftOff(ctx context.Context, key bus.Key) (api.RunnerResumeRes
 	out.LastSeq, out.LastWriter = seq, writer
 	for back := uint64(lookBack); ; back *= lookBackGrowth {
 		after := seq - min(seq, back)
-		found, err := s.lookBack(ctx, key, after, &out)
-		if err != nil || after == 0 || found && len(out.Conversation) >= recentMessages {
+		enough, err := s.lookBack(ctx, key, after, &out)
+		if err != nil || after == 0 || enough {
 			return out, err
 		}
 	}
 }
 
-// lookBack reads a log after a sequence and fills in the newest mark and the recent conversation.
-func (s *Service) lookBack(ctx context.Context, key bus.Key, after uint64, out *api.RunnerResumeResponse) (marked bool, err error) {
+// sinceRenewal leaves of a conversation what came with and after the last message with which the session began anew. One whose turn has not ended will do so again.
+func sinceRenewal(talk []api.Message, renewals []uint64, done uint64) []api.Message {
+	for _, seq := range slices.Backward(renewals) {
+		if seq <= done {
+			return slices.DeleteFunc(talk, func(m api.Message) bool { return m.Seq < seq })
+		}
+	}
+	return talk
+}
+
+// lookBack reads a log after a sequence and fills in the newest mark and the recent conversation. It reports whether nothing before matters.
+func (s *Service) lookBack(ctx context.Context, key bus.Key, after uint64, out *api.RunnerResumeResponse) (enough bool, err error) {
 	out.Conversation = nil
+	marked := false
 	size := 0
+	var renewals []uint64
 	for more := true; more; {
 		var evs []api.Event
 		if evs, more, err = s.events.Read(ctx, key.Tenant, key.ID, "", after, scanPage); err != nil {
@@ -269,6 +282,9 @@ func (s *Service) lookBack(ctx context.Context, key bus.Key, after uint64, out *
 		}
 		for _, ev := range evs {
 			after = max(after, ev.Seq, ev.To)
+			if ev.Renew != nil {
+				renewals = append(renewals, ev.Seq)
+			}
 			if m, ok := messageOf(ev); ok {
 				out.Conversation = append(out.Conversation, m)
 				size += len(m.Content)
@@ -284,5 +300,8 @@ func (s *Service) lookBack(ctx context.Context, key bus.Key, after uint64, out *
 			}
 		}
 	}
-	return marked, nil
+	talk := sinceRenewal(out.Conversation, renewals, out.DoneSeq)
+	enough = marked && (len(talk) >= recentMessages || len(talk) < len(out.Conversation))
+	out.Conversation = talk
+	return enough, nil
 }

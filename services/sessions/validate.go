@@ -157,11 +157,15 @@ func (p *problems) repository(ctx context.Context, pointer string, r *api.Reposi
 	} else if err := check(ctx, r.URL); err != nil {
 		p.Add(pointer+"/url", "%s", detailOf(err))
 	}
-	if len(r.Ref) > 255 || strings.HasPrefix(r.Ref, "-") || strings.ContainsFunc(r.Ref, func(c rune) bool { return api.IsControl(c) || c == ' ' }) {
-		p.Add(pointer+"/ref", "is not the name of a branch, a tag or a commit")
-	}
+	p.ref(pointer+"/ref", r.Ref)
 	if r.Depth < -1 {
 		p.Add(pointer+"/depth", "must be -1 (all history), 0 or above")
+	}
+}
+
+func (p *problems) ref(pointer, ref string) {
+	if len(ref) > 255 || strings.HasPrefix(ref, "-") || strings.ContainsFunc(ref, func(c rune) bool { return api.IsControl(c) || c == ' ' }) {
+		p.Add(pointer, "is not the name of a branch, a tag or a commit")
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"agentyard.dev/libs/api"
+	"agentyard.dev/services/sessions/launch"
 )
 
 // trashPrefix begins the name of a directory that waits to be removed.
@@ -118,25 +119,10 @@ func (r *Runtime) discard(session string) error {
 // removeLater removes dir in the background. What a crash leaves is removed at the next start.
 func (r *Runtime) removeLater(dir string) {
 	r.wg.Go(func() {
-		if err := removeAll(dir); err != nil {
+		if err := launch.RemoveDir(dir); err != nil {
 			r.log.Warn("remove session directory", "err", err)
 		}
 	})
-}
-
-// removeAll is os.RemoveAll, directories without write permission included (a Go module cache has such).
-func removeAll(dir string) error {
-	err := os.RemoveAll(dir)
-	if !errors.Is(err, fs.ErrPermission) {
-		return err
-	}
-	_ = filepath.WalkDir(dir, func(p string, d fs.DirEntry, err error) error {
-		if d != nil && d.IsDir() {
-			_ = os.Chmod(p, 0o700)
-		}
-		return nil
-	})
-	return os.RemoveAll(dir)
 }
 
 // takeUID returns the session's user id, a free one if it has none.

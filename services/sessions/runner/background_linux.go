@@ -1,10 +1,14 @@
 package runner
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"os"
 	"strconv"
 	"strings"
+	"syscall"
+	"time"
 )
 
 // descendants returns the processes below this one, each with the time of its start, which tells it from a later one of the same id.
@@ -31,6 +35,31 @@ func descendants() map[string]bool {
 		}
 	}
 	return found
+}
+
+// endDescendants kills the processes below this one until none is left.
+func endDescendants(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, closeTimeout)
+	defer cancel()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		left := descendants()
+		if len(left) == 0 {
+			return nil
+		}
+		for id := range left {
+			pid, _ := strconv.Atoi(id[:strings.IndexByte(id, '@')])
+			if err := syscall.Kill(pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
+				return fmt.Errorf("kill: %w", err)
+			}
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return fmt.Errorf("%d processes do not end: %w", len(left), ctx.Err())
+		}
+	}
 }
 
 // identify names a process that runs; a zombie does not.

@@ -1,6 +1,7 @@
 package runner
 
 import (
+	"slices"
 	"sync"
 	"time"
 
@@ -33,6 +34,7 @@ type conversation struct {
 	next    int
 	bytes   int
 	version int
+	from    int           // the id of the first entry that the agent may know of
 	changed chan struct{} // closed and replaced at each change
 }
 
@@ -74,6 +76,29 @@ func (c *conversation) user(id, content string) {
 		}
 	}
 	c.add(entry{role: "user", content: content, at: time.Now(), message: id})
+}
+
+// renew has the agent's memory begin with the message id.
+func (c *conversation) renew(id string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, e := range c.entries {
+		if e.message == id {
+			c.from = e.id
+		}
+	}
+}
+
+// remembered returns what the agent may know of.
+func (c *conversation) remembered() []entry {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for i, e := range c.entries {
+		if e.id >= c.from {
+			return slices.Clone(c.entries[i:])
+		}
+	}
+	return nil
 }
 
 // grow adds to the agent's message id, which is under way.

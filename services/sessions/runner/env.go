@@ -108,11 +108,17 @@ func (r *runner) clone(ctx context.Context) error {
 	if len(entries) > 0 {
 		return nil // an earlier runner's work
 	}
+	return r.fetch(ctx, r.launch.Repository.Ref)
+}
+
+// fetch fills an empty workspace with what the session's repository has at ref.
+func (r *runner) fetch(ctx context.Context, ref string) error {
 	r.state.change(func(now *api.RunnerReportRequest) { now.Reason = "cloning the repository" })
+	defer r.state.change(func(now *api.RunnerReportRequest) { now.Reason = "" })
 	uid, gid := r.owner()
 	policy := r.launch.RepositoryPolicy
-	err = repo.Clone(ctx, repo.Request{
-		URL: r.launch.Repository.URL, Ref: r.launch.Repository.Ref, Depth: r.launch.Repository.Depth, Submodules: policy.Submodules,
+	err := repo.Clone(ctx, repo.Request{
+		URL: r.launch.Repository.URL, Ref: ref, Depth: r.launch.Repository.Depth, Submodules: policy.Submodules,
 		Credential: credential(r.launch.Repository.URL, r.launch.Env),
 		Dir:        r.workspace(), Scratch: r.launch.Dir, HeadFile: r.headFile(), UID: uid, GID: gid,
 		Policy: repo.Policy{AllowPrivate: policy.AllowPrivate}, Timeout: policy.Timeout.D(), MaxBytes: policy.MaxBytes,
@@ -127,7 +133,6 @@ func (r *runner) clone(ctx context.Context) error {
 		}
 		return api.Errorf(api.CodeUnavailable, "clone the repository: %w", err)
 	}
-	r.state.change(func(now *api.RunnerReportRequest) { now.Reason = "" })
 	return nil
 }
 

@@ -292,9 +292,13 @@ func (r *runner) turn(ctx context.Context, s *supervisor, t *turn) error {
 		close(t.item.started)
 	}
 	note, err := "", error(nil)
-	if s.alive() {
-		note, err = s.prompt(ctx, t)
-	} else if err = s.ensure(ctx); err == nil {
+	if t.item.Renew != nil {
+		note, err = s.renew(ctx, t)
+	}
+	if err == nil && note == "" && !s.alive() {
+		err = s.ensure(ctx)
+	}
+	if err == nil && note == "" {
 		note, err = s.prompt(ctx, t)
 	}
 	if err != nil {

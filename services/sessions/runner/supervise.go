@@ -142,7 +142,7 @@ func (r *runner) preamble() string {
 	if r.kind.Protocol == agent.ProtocolTerminal || r.kind.BuiltIn() {
 		return ""
 	}
-	entries, _, _ := r.talk.since(0)
+	entries := r.talk.remembered()
 	var parts []string
 	size := 0
 	for i := len(entries) - 1; i >= 0; i-- {
