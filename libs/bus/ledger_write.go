@@ -17,10 +17,11 @@ import (
 // returns errWrongSequence when it is not. A write whose answer was lost is asked for again,
 // so an entry is returned exactly if it was written once.
 func (l *Ledger[T]) write(ctx context.Context, subject string, old Entry[T], meta Meta, state T, deleted bool, extra nats.Header) (Entry[T], error) {
-	e := Entry[T]{Key: old.Key, Change: api.Change[T]{
+	// One copy on the heap is encoded and found by the view.
+	e := &Entry[T]{Key: old.Key, Change: api.Change[T]{
 		At: time.Now().UTC(), Actor: meta.Actor, Verb: meta.Verb, Reason: meta.Reason, Deleted: deleted, State: state,
 	}}
-	data, err := json.Marshal(e.Change)
+	data, err := json.Marshal(&e.Change)
 	if err != nil {
 		return Entry[T]{}, api.Errorf(api.CodeInternal, "encode %s: %w", l.cfg.Noun, err)
 	}
@@ -47,14 +48,15 @@ func (l *Ledger[T]) write(ctx context.Context, subject string, old Entry[T], met
 	if err != nil {
 		return Entry[T]{}, err
 	}
-	e.Rev, e.Created, e.Epoch = ack.Seq, old.Created, epochOf(stored{header: h})
+	own := *e // the view may be reading what is flying
+	own.Rev, own.Created, own.Epoch = ack.Seq, old.Created, epochOf(stored{header: h})
 	if fresh {
-		e.Created = ack.Seq
+		own.Created = ack.Seq
 	}
 	if v != nil {
-		v.Apply(e)
+		v.Apply(own)
 	}
-	return e, nil
+	return own, nil
 }
 
 // Create writes the first change of key, or the first after a deletion: conflict when the entity exists.

@@ -321,7 +321,7 @@ func (v *View[T]) take(m *nats.Msg, seq uint64) {
 func (v *View[T]) entry(key Key, m stored) (Entry[T], error) {
 	if id := m.header.Get(headerWrite); strings.HasPrefix(id, v.l.writer) {
 		if x, ok := v.l.flying.Load(id); ok {
-			e := x.(Entry[T])
+			e := *x.(*Entry[T])
 			e.Rev, e.Created, e.Epoch = m.seq, createdAt(m), epochOf(m)
 			return e, nil
 		}

@@ -12,7 +12,7 @@ const (
 	// heapFloor is how much a process may allocate before it collects garbage, however little it keeps. Go collects whenever the heap has doubled:
 	// a service that keeps 20 MiB and allocates 500 MiB a second would do so 25 times a second, which was a quarter of the scheduler's work.
 	// A process that keeps more than this is collected as Go would. A limit (GOMEMLIMIT, which the charts set) goes before it.
-	heapFloor = 64 << 20
+	heapFloor = 128 << 20
 	// usualPercent is Go's own GOGC.
 	usualPercent = 100
 	liveMetric   = "/gc/heap/live:bytes"
@@ -20,7 +20,7 @@ const (
 
 var floorOnce sync.Once
 
-// KeepHeapFloor has this process collect garbage no more often than each 64 MiB that it allocates, unless GOGC in its environment says
+// KeepHeapFloor has this process collect garbage no more often than each 128 MiB that it allocates, unless GOGC in its environment says
 // when to. Every Daemon that runs does so.
 func KeepHeapFloor() {
 	floorOnce.Do(func() {
@@ -53,5 +53,5 @@ func (c *collection) adjust() {
 // percentFor returns GOGC for a heap of which so much is live.
 func percentFor(live uint64) int {
 	const least = 4 << 20                                         // Go's own smallest heap
-	return max(usualPercent, int(100*heapFloor/max(live, least))) //nolint:gosec // at most 1600
+	return max(usualPercent, int(100*heapFloor/max(live, least))) //nolint:gosec // at most 3200
 }

@@ -91,11 +91,11 @@ func opSubject(service, verb string) string { return api.OpPrefix + service + ".
 
 func callOn[Req, Resp any](ctx context.Context, c *Client, info api.OpInfo, subject string, req Req) (Resp, error) {
 	var resp Resp
-	data, err := json.Marshal(req)
+	data, err := json.Marshal(&req)
 	if err != nil {
 		return resp, api.Errorf(api.CodeInternal, "encode the request of %s: %w", info.Name(), err)
 	}
-	out, err := c.ask(ctx, &ask{info: info, subject: subject, data: data, repeatable: repeatable(info, reflect.ValueOf(req))})
+	out, err := c.ask(ctx, &ask{info: info, subject: subject, data: data, repeatable: repeatable(info, reflect.ValueOf(&req).Elem())})
 	if err != nil {
 		return resp, err
 	}

@@ -61,7 +61,7 @@ func decoding[Req, Resp any](s *Server, info api.OpInfo, h func(context.Context,
 		if err != nil {
 			return nil, err
 		}
-		data, err := json.Marshal(resp)
+		data, err := json.Marshal(&resp)
 		if err != nil {
 			return nil, api.Errorf(api.CodeInternal, "encode the answer of %s: %w", info.Name(), err)
 		}
@@ -70,7 +70,7 @@ func decoding[Req, Resp any](s *Server, info api.OpInfo, h func(context.Context,
 			return nil, api.Errorf(api.CodeExhausted, "the answer is larger than %d bytes; ask for less at once", limit-headerReserve)
 		}
 		out := answer{data: data}
-		if r, ok := any(resp).(api.Revisioned); ok {
+		if r, ok := any(&resp).(api.Revisioned); ok {
 			out.rev = r.Revision()
 		}
 		return out, nil
