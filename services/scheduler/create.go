@@ -17,7 +17,7 @@ import (
 )
 
 const (
-	// writeTimeout bounds the writes of one operation.
+	// writeTimeout bounds the writes that no operation asked for: operations have deadlines.
 	writeTimeout = 20 * time.Second
 	// batchWriters write a batch's tasks at once.
 	batchWriters = 64
@@ -63,8 +63,6 @@ type request struct {
 // enqueue checks all specs, then writes a task for each in p's name, those that others depend on first. With a key the ids derive
 // from it, so a repetition meets what was written before.
 func (s *Service) enqueue(ctx context.Context, p api.Principal, specs []api.TaskSpec, req request) ([]api.Task, error) {
-	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
-	defer cancel()
 	if len(req.key) > maxKey {
 		return nil, api.Invalid("/idempotency_key", "must be at most %d bytes", maxKey)
 	}
