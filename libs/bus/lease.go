@@ -33,6 +33,8 @@ type LeaseConfig struct {
 	Name    string
 	Holder  string        // unique per process
 	TTL     time.Duration // zero: 3 s, so that takeover needs at most about 4 s
+	// Ready, if not nil, is closed when this process can lead. Until then it watches: a holder that is silent meanwhile has been silent.
+	Ready <-chan struct{}
 }
 
 const defaultLeaseTTL = 3 * time.Second
@@ -98,13 +100,17 @@ func (l *Lease) Run(ctx context.Context, lead func(ctx context.Context, fence ui
 			}
 			continue
 		}
-		wait := l.cfg.TTL / 3
-		if w.rev != 0 { // look again when what was seen runs out
-			wait = min(wait, max(time.Until(w.since.Add(l.cfg.TTL)), time.Millisecond))
+		wait, ready := l.cfg.TTL/3, l.cfg.Ready
+		if l.isReady() {
+			ready = nil
+			if w.rev != 0 { // look again when what was seen runs out
+				wait = min(wait, max(time.Until(w.since.Add(l.cfg.TTL)), time.Millisecond))
+			}
 		}
 		select {
 		case <-ctx.Done():
 		case <-changed:
+		case <-ready:
 		case <-time.After(wait):
 		}
 	}
@@ -172,7 +178,16 @@ type watched struct {
 	since time.Time
 }
 
-// compete takes the lease if it is free. fence is 0 when another holds it. until is when the
+func (l *Lease) isReady() bool {
+	select {
+	case <-l.cfg.Ready:
+		return true
+	default:
+		return l.cfg.Ready == nil
+	}
+}
+
+// compete takes the lease if it is free and this process is ready. fence is 0 when another holds it. until is when the
 // holder must have renewed.
 func (l *Lease) compete(ctx context.Context, w *watched) (fence uint64, until time.Time, err error) {
 	ctx, cancel := context.WithTimeout(ctx, l.cfg.TTL)
@@ -194,6 +209,9 @@ func (l *Lease) compete(ctx context.Context, w *watched) (fence uint64, until ti
 		if !s.Released && asked.Sub(w.since) < max(s.TTL, l.cfg.TTL) {
 			return 0, time.Time{}, nil
 		}
+	}
+	if !l.isReady() {
+		return 0, time.Time{}, nil
 	}
 	start := time.Now()
 	rev, err := l.write(ctx, m.seq, leaseState{Holder: l.cfg.Holder, TTL: l.cfg.TTL})

@@ -92,3 +92,40 @@ func TestLease(t *testing.T) {
 		}
 	})
 }
+
+// TestLeaseReady: who cannot lead yet only watches, and what it has watched counts.
+func TestLeaseReady(t *testing.T) {
+	srv, ring := bustest.New(t)
+	c := bustest.Connect(t, srv, ring, "sessions")
+	terms := make(chan term, 10)
+	var leading atomic.Int32
+	const ttl = 3 * time.Second
+	conn := bustest.Connect(t, srv, ring, "sessions")
+	candidate(t, conn, "a", ttl, terms, &leading)
+	nextTerm(t, terms)
+	ready := make(chan struct{})
+	took := make(chan time.Time, 1)
+	l := bus.NewLease(c, bus.LeaseConfig{Service: "sessions", Name: "reconciler", Holder: "b", TTL: ttl, Ready: ready})
+	running(t, func(ctx context.Context) error {
+		return l.Run(ctx, func(ctx context.Context, _ uint64) {
+			took <- time.Now()
+			<-ctx.Done()
+		})
+	})
+	conn.NATS().Close() // as a process that is cut off
+	select {
+	case <-took:
+		t.Fatal("it leads before it can")
+	case <-time.After(2 * ttl): // the lease has run out
+	}
+	close(ready)
+	able := time.Now()
+	select {
+	case at := <-took:
+		if d := at.Sub(able); d >= ttl {
+			t.Errorf("it waited %v for a lease that had run out", d)
+		}
+	case <-time.After(patience):
+		t.Fatal("it never leads")
+	}
+}

@@ -130,6 +130,10 @@ func (s *Service) Run(ctx context.Context) error {
 	group.Go("follow queues", s.byName.Run)
 	group.Go("follow sessions", s.sessions.Run)
 	group.Go("follow tasks", s.view.Run)
+	loaded := make(chan struct{}) // all that a dispatcher must know
+	for _, sh := range s.shards {
+		group.Go("dispatch", func(ctx context.Context) error { return s.lead(ctx, sh, loaded) })
+	}
 	// The stream of sessions is another service's, which may not have started yet: dispatching waits for it, answering does not.
 	if !group.Await(s.byName.Ready(), s.view.Ready()) {
 		return group.Wait()
@@ -139,9 +143,12 @@ func (s *Service) Run(ctx context.Context) error {
 	if err := errors.Join(s.schedules.Ready(ctx), s.webhooks.Ready(ctx)); err != nil {
 		return group.Wait()
 	}
-	for _, sh := range s.shards {
-		group.Go("dispatch", func(ctx context.Context) error { return s.lead(ctx, sh) })
-	}
+	group.Go("await sessions", func(context.Context) error {
+		if group.Await(s.sessions.Ready()) {
+			close(loaded)
+		}
+		return nil
+	})
 	group.Go("keep house", s.keepHouse)
 	server := rpc.NewServer(s.deps.Bus, rpc.ServerConfig{
 		Service: "scheduler", Auth: s.deps.Auth, Logger: s.log, Metrics: s.deps.Metrics, Denied: s.deps.Denied,
@@ -154,14 +161,10 @@ func (s *Service) Run(ctx context.Context) error {
 	return group.Wait()
 }
 
-// lead competes for a shard's lease and dispatches its queues while it is held.
-func (s *Service) lead(ctx context.Context, sh *shard) error {
-	select {
-	case <-s.sessions.Ready():
-	case <-ctx.Done():
-		return nil
-	}
-	lease := bus.NewLease(s.deps.Bus, bus.LeaseConfig{Service: "scheduler", Name: fmt.Sprintf("shard-%d", sh.number), Holder: s.id})
+// lead competes for a shard's lease, once it can lead, and dispatches its queues while it is held. That a killed holder is silent counts while this
+// process still reads the ledger.
+func (s *Service) lead(ctx context.Context, sh *shard, loaded <-chan struct{}) error {
+	lease := bus.NewLease(s.deps.Bus, bus.LeaseConfig{Service: "scheduler", Name: fmt.Sprintf("shard-%d", sh.number), Holder: s.id, Ready: loaded})
 	return lease.Run(ctx, func(ctx context.Context, _ uint64) { sh.lead(ctx) })
 }
 
