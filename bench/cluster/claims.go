@@ -209,15 +209,6 @@ func (c *claims) err() error {
 	return c.failed
 }
 
-// end removes what the claims have left.
-func (c *claims) end(ctx context.Context) error {
-	c.stop()
-	if err := c.p.kube.CoreV1().ConfigMaps(plainSpace).DeleteCollection(ctx, metav1.DeleteOptions{}, metav1.ListOptions{LabelSelector: claimLabel}); err != nil {
-		return err
-	}
-	return c.p.endPlain(ctx)
-}
-
 // during runs work on starters goroutines for so long and returns how long each call took, and how many there were a second.
 func during(d time.Duration, work func(i int) error) (took []time.Duration, rate float64, err error) {
 	var mu sync.Mutex

@@ -182,7 +182,8 @@ type warmth struct {
 	rate        float64
 }
 
-// reference measures claims as sessions were measured: as many ready pods, the same pace, then as many as go while those that were taken are replaced.
+// reference measures claims as sessions were measured: as many ready pods, the same pace, then as many as go while those that were taken are replaced. What it makes stays
+// until the cluster ends.
 func (p *place) reference(ctx context.Context) (w warmth, err error) {
 	c, err := startClaims(ctx, p, warmPools*warmSize)
 	if err != nil {
@@ -200,8 +201,5 @@ func (p *place) reference(ctx context.Context) (w warmth, err error) {
 	if w.most, w.rate, err = during(mostFor, func(int) error { return c.claim(ctx, true) }); err != nil {
 		return w, err
 	}
-	if err := c.err(); err != nil {
-		return w, err
-	}
-	return w, c.end(ctx)
+	return w, c.err()
 }
