@@ -46,9 +46,15 @@ func TestPool(t *testing.T) {
 	t.Run("one that cannot be filled says why", func(t *testing.T) {
 		nowhere := api.Profile{Name: "nowhere", Agent: api.Agent{Kind: "demo"}, Pool: &api.Pool{Size: 1}, Pod: api.Pod{NodeSelector: map[string]string{"disk": "golden"}}}
 		boss.Must(t, http.MethodPost, "/api/v1/profiles", nowhere, nil)
+		var st api.PoolStatus
+		defer func() {
+			if t.Failed() {
+				t.Logf("it says %+v", st)
+			}
+		}()
 		eventually(t, "it says so", func() bool {
-			st := status(nowhere.Name)
-			return st.Ready == 0 && strings.Contains(st.Reason, "no node takes it") && strings.Contains(st.Reason, "node selector")
+			st = status(nowhere.Name)
+			return st.Ready == 0 && strings.Contains(st.Reason, "no node takes it: ") && strings.Contains(st.Reason, "selector")
 		})
 		boss.Must(t, http.MethodDelete, "/api/v1/profiles/"+nowhere.Name, nil, nil)
 		eventually(t, "its pod goes with it", func() bool { return len(free(nowhere.Name)) == 0 })
