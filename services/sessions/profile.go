@@ -62,9 +62,6 @@ func (s *Service) checkProfile(prefix string, p api.Profile) error {
 	if p.Pool != nil && p.Pod.Volume != nil {
 		bad.Add(prefix+"/pool", "sessions with a volume of their own cannot be ready before there is a session: leave out pod.volume or the pool")
 	}
-	if p.Pool != nil && p.Pod.Collector {
-		bad.Add(prefix+"/pool", "a collector is told its session when it starts, before there is one: leave out pod.collector or the pool")
-	}
 	bad.resources(prefix+"/resources", p.Resources)
 	bad.pod(prefix, p.Image, p.Pod)
 	if !s.deps.Info.Pods && (p.Image != "" || !reflect.DeepEqual(p.Pod, api.Pod{})) {

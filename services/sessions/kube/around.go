@@ -183,6 +183,10 @@ func (r *Runtime) surround(p *corev1.Pod, g generic, secure *corev1.SecurityCont
 	}
 	if g.pod.Collector {
 		volume("collector", []corev1.KeyToPath{{Key: collectorFile, Path: collectorFile}})
+		p.Annotations[targetsNote] = noTargets // until there is a session
+		p.Spec.Volumes = append(p.Spec.Volumes, corev1.Volume{Name: "targets", VolumeSource: corev1.VolumeSource{DownwardAPI: &corev1.DownwardAPIVolumeSource{
+			Items: []corev1.DownwardAPIVolumeFile{{Path: targetsFile, FieldRef: &corev1.ObjectFieldSelector{FieldPath: "metadata.annotations['" + targetsNote + "']"}}},
+		}}})
 		p.Labels[labelCollector] = "true"
 		p.Spec.InitContainers = append(p.Spec.InitContainers, r.collector(g, secure))
 	}

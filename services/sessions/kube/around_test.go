@@ -115,8 +115,11 @@ func TestCollectorConfig(t *testing.T) {
 		t.Fatal(err)
 	}
 	scrape := config.Receivers["prometheus"].Config.ScrapeConfigs[0]
-	if scrape["scrape_interval"] != "15s" || !strings.Contains(yamlOf(t, scrape), "127.0.0.1:9464") {
+	if scrape["scrape_interval"] != "15s" || !strings.Contains(yamlOf(t, scrape), "/etc/collector-targets/targets.json") {
 		t.Errorf("scrapes %v", scrape)
+	}
+	if got := targetsOf("s1"); got != `[{"labels":{"instance":"s1"},"targets":["127.0.0.1:9464"]}]` {
+		t.Errorf("reads %s", got)
 	}
 	if got := config.Exporters["otlphttp"].Endpoint; got != cfg.CollectorEndpoint {
 		t.Errorf("sends to %q", got)

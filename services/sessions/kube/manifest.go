@@ -152,6 +152,9 @@ func assign(p *corev1.Pod, l launch.Launch) {
 		}
 		p.Annotations[k] = v
 	}
+	if l.Pod.Collector {
+		p.Annotations[targetsNote] = targetsOf(l.Session)
+	}
 	if l.Pod.Volume != nil {
 		p.Spec.Volumes[0].VolumeSource = corev1.VolumeSource{
 			PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: l.Session},

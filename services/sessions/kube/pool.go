@@ -105,9 +105,6 @@ func unfit(p launch.Pod) string {
 	if p.Volume != nil {
 		return "sessions of this profile have a volume of their own, which a pod that runs already cannot get: leave out pod.volume or the pool"
 	}
-	if p.Collector {
-		return "a collector is told its session when it starts: leave out pod.collector or the pool"
-	}
 	return ""
 }
 

@@ -244,6 +244,10 @@ func TestClaim(t *testing.T) {
 	if string(got) != want {
 		t.Errorf("%s", got)
 	}
+	got, err = json.Marshal(claimOf("u1", launch.Launch{Session: "s1", Incarnation: 1, Pod: launch.Pod{Pod: api.Pod{Collector: true}}}))
+	if err != nil || !strings.Contains(string(got), `"path":"/metadata/annotations/agentyard.dev~1scrape","value":"[{\"labels\":{\"instance\":\"s1\"}`) {
+		t.Errorf("the collector is not told whose it is: %s, %v", got, err)
+	}
 }
 
 // TestShape: a shape is the pod's, not the session's.

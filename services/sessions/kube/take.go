@@ -98,6 +98,9 @@ func claimOf(uid string, l launch.Launch) []operation {
 		{"add", label(labelIncarnation), strconv.Itoa(l.Incarnation)},
 		{"add", "/metadata/managedFields", []struct{}{{}}}, // which replaces what is there
 	}
+	if l.Pod.Collector {
+		ops = append(ops, operation{"add", "/metadata/annotations/" + api.PointerToken(targetsNote), targetsOf(l.Session)})
+	}
 	for name, v := range prefixed(l.Pod.SessionLabels) {
 		ops = append(ops, operation{"add", "/metadata/annotations/" + api.PointerToken(name), v})
 	}

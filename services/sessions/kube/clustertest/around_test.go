@@ -191,3 +191,34 @@ func TestAround(t *testing.T) {
 		}
 	})
 }
+
+// TestCollectorWaits: a collector beside a pod that waits for a session sends nothing, and then the session's metrics, as the session's.
+func TestCollectorWaits(t *testing.T) {
+	t.Parallel()
+	url, posted := endpoint(t)
+	y := newYard(t, func(_ *sessions.Config, c *kube.Config) { c.CollectorImage, c.CollectorEndpoint = collectorImage, url })
+	y.profile(api.Profile{Name: "measured", Agent: api.Agent{Kind: "demo"}, Pool: &api.Pool{Size: 1}, Pod: api.Pod{Collector: true}})
+	clustertest.Eventually(t, "the pool is full", func() bool {
+		st, err := rpc.Call(y.admin, y.client, api.GetPool, api.NameRef{Name: "measured"})
+		return err == nil && st == api.PoolStatus{Want: 1, Ready: 1}
+	})
+	before := waiting(t, y.kube, y.namespace)
+	s := y.create("measured")
+	y.reaches(s.ID, api.StateRunning)
+	if p := y.pod(s.ID); before[string(p.UID)] == nil {
+		t.Fatalf("its pod %s did not wait for it", p.Name)
+	}
+	y.ask(s.ID, "write metrics\nclaude_tokens_total 42")
+	y.ask(s.ID, "run busybox httpd -p 127.0.0.1:9464 -h .")
+	select {
+	case got := <-posted:
+		for _, want := range []string{"claude_tokens_total 42", "agentyard.session=" + s.ID + "\n", "service.instance.id=" + s.ID + "\n", "agentyard.tenant=" + s.Tenant + "\n", "agentyard.profile=measured\n"} {
+			if !strings.Contains(got, want) {
+				t.Errorf("no %q in %q", want, got)
+			}
+		}
+	case <-time.After(2 * patience): // the kubelet brings the pod's annotations when it looks at the pod again
+		t.Fatal("nothing was sent")
+	}
+	y.end(s.ID)
+}

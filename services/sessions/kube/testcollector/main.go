@@ -1,9 +1,10 @@
 // Command testcollector stands in for an OpenTelemetry collector in tests of pods: it does with the configuration that it is given what a test sees from
-// outside. It scrapes the first target every half second and posts what came, after the resource's attributes, to the exporter's endpoint.
+// outside. It reads the file of targets, scrapes the first target every half second and posts what came, after the resource's attributes, to the exporter's endpoint.
 package main
 
 import (
 	"bytes"
+	"encoding/json"
 	"flag"
 	"fmt"
 	"io"
@@ -15,9 +16,10 @@ import (
 )
 
 var (
-	target    = regexp.MustCompile(`targets: \["([^"]+)"\]`)
+	targets   = regexp.MustCompile(`file_sd_configs:\s+- \{files: \["([^"]+)"\]`)
 	endpoint  = regexp.MustCompile(`otlphttp: \{endpoint: "([^"]+)"\}`)
 	attribute = regexp.MustCompile(`\{key: ([a-z0-9.]+), value: "?([^",]+)"?,`)
+	copied    = regexp.MustCompile(`\{key: ([a-z0-9.]+), from_attribute: service.instance.id,`)
 	variable  = regexp.MustCompile(`\$\{env:([A-Z_]+)\}`)
 )
 
@@ -36,9 +38,9 @@ func run(file string) error {
 		return err
 	}
 	config := variable.ReplaceAllStringFunc(string(data), func(v string) string { return os.Getenv(variable.FindStringSubmatch(v)[1]) })
-	from, to := target.FindStringSubmatch(config), endpoint.FindStringSubmatch(config)
+	from, to := targets.FindStringSubmatch(config), endpoint.FindStringSubmatch(config)
 	if from == nil || to == nil {
-		return fmt.Errorf("no target or no endpoint in %s", file)
+		return fmt.Errorf("no targets or no endpoint in %s", file)
 	}
 	var attributes strings.Builder
 	for _, a := range attribute.FindAllStringSubmatch(config, -1) {
@@ -46,11 +48,38 @@ func run(file string) error {
 	}
 	client := &http.Client{Timeout: 5 * time.Second}
 	for range time.Tick(500 * time.Millisecond) {
-		if err := forward(client, "http://"+from[1]+"/metrics", to[1]+"/v1/metrics", attributes.String()); err != nil {
+		target, instance, err := first(from[1])
+		if err == nil && target == "" {
+			continue // nobody's yet
+		}
+		of := attributes.String()
+		for _, a := range append(copied.FindAllStringSubmatch(config, -1), []string{"", "service.instance.id"}) {
+			of += a[1] + "=" + instance + "\n"
+		}
+		if err == nil {
+			err = forward(client, "http://"+target+"/metrics", to[1]+"/v1/metrics", of)
+		}
+		if err != nil {
 			fmt.Fprintln(os.Stderr, "testcollector:", err)
 		}
 	}
 	return nil
+}
+
+// first returns the first target of a file and its label instance, empty for none.
+func first(file string) (target, instance string, err error) {
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return "", "", err
+	}
+	var groups []struct {
+		Targets []string
+		Labels  map[string]string
+	}
+	if err := json.Unmarshal(data, &groups); err != nil || len(groups) == 0 {
+		return "", "", err
+	}
+	return groups[0].Targets[0], groups[0].Labels["instance"], nil
 }
 
 // forward scrapes once.
