@@ -201,15 +201,21 @@ func (l *Ledger[T]) decode(key Key, m stored) (Entry[T], error) {
 
 // createdAt returns the revision of the first change of m's entity.
 func createdAt(m stored) uint64 {
-	if created, err := strconv.ParseUint(m.header.Get(headerCreated), 10, 64); err == nil {
-		return created
+	if v := m.header.Get(headerCreated); v != "" {
+		if created, err := strconv.ParseUint(v, 10, 64); err == nil {
+			return created
+		}
 	}
 	return m.seq
 }
 
 // epochOf returns which stream m says it is in; 0: it does not.
 func epochOf(m stored) int64 {
-	epoch, err := strconv.ParseInt(m.header.Get(headerEpoch), 10, 64)
+	v := m.header.Get(headerEpoch)
+	if v == "" {
+		return 0
+	}
+	epoch, err := strconv.ParseInt(v, 10, 64)
 	if err != nil {
 		return 0
 	}

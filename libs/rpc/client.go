@@ -15,7 +15,6 @@ import (
 	"github.com/sony/gobreaker/v2"
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/codes"
-	"go.opentelemetry.io/otel/trace"
 
 	"agentyard.dev/libs/api"
 	"agentyard.dev/libs/bus"
@@ -126,7 +125,7 @@ func (c *Client) ask(ctx context.Context, a *ask) (answer, error) {
 func (c *Client) observe(next endpoint.Endpoint) endpoint.Endpoint {
 	return func(ctx context.Context, request any) (any, error) {
 		a, start := request.(*ask), time.Now()
-		ctx, span := tracer().Start(ctx, a.info.Name(), trace.WithSpanKind(trace.SpanKindClient))
+		ctx, span := tracer().Start(ctx, a.info.Name(), asClient)
 		defer span.End()
 		out, err := next(ctx, request)
 		code := "ok"

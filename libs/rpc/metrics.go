@@ -11,6 +11,12 @@ import (
 // tracer is the process's; without an SDK (libs/daemon sets it) spans cost next to nothing.
 func tracer() trace.Tracer { return otel.Tracer("agentyard.dev/libs/rpc") }
 
+// Made once: there is a span for each call.
+var (
+	asClient = trace.WithSpanKind(trace.SpanKindClient)
+	asServer = trace.WithSpanKind(trace.SpanKindServer)
+)
+
 // buckets reach from a cached read to the longest wait operation, in seconds.
 var buckets = []float64{.00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 120}
 

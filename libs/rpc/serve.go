@@ -11,7 +11,6 @@ import (
 	"github.com/nats-io/nats.go"
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/codes"
-	"go.opentelemetry.io/otel/trace"
 
 	"agentyard.dev/libs/api"
 )
@@ -148,7 +147,7 @@ func (s *Server) serve(c *call) {
 	}
 	ctx = otel.GetTextMapPropagator().Extract(ctx, carrier(c.msg.Header))
 	ctx = WithRequestID(ctx, carrier(c.msg.Header).Get(headerRequestID))
-	ctx, span := tracer().Start(ctx, c.h.info.Name(), trace.WithSpanKind(trace.SpanKindServer))
+	ctx, span := tracer().Start(ctx, c.h.info.Name(), asServer)
 	defer span.End()
 
 	out, err := c.h.endpoint(ctx, c)

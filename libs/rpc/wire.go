@@ -86,8 +86,11 @@ func readReply(h nats.Header, data []byte) (answer, error) {
 	if _, failed := h[headerError]; failed {
 		return answer{}, readError(code, data)
 	}
-	rev, _ := strconv.ParseUint(carrier(h).Get(headerRevision), 10, 64)
-	return answer{data: data, rev: rev}, nil
+	out := answer{data: data}
+	if v := carrier(h).Get(headerRevision); v != "" {
+		out.rev, _ = strconv.ParseUint(v, 10, 64)
+	}
+	return out, nil
 }
 
 func readError(code string, data []byte) *api.Error {

@@ -144,6 +144,9 @@ func (s *Service) Exists(tenant, name string) bool {
 
 // Changed tells that a task or a schedule has changed, so that its notice does not wait for the next look. It does not block.
 func (s *Service) Changed() {
+	if !s.anyWebhook() {
+		return // nobody to tell
+	}
 	select {
 	case s.news <- struct{}{}:
 	default:
