@@ -75,8 +75,8 @@ var decided = map[string][]string{
 
 // pointless are flags that do nothing in a pod.
 var pointless = map[string][]string{
-	"sessions": {"sessions.data-dir", "sessions.socket-dir", "sessions.node", "sessions.uid-base", "sessions.uid-count", "sessions.network", "sessions.network-pool", "sessions.network-loopback", "kube.config"},
-	"tcagent":  {"tcagent.proc", "tcagent.namespace"},
+	"sessions": {"sessions.data-dir", "sessions.socket-dir", "sessions.node", "sessions.uid-base", "sessions.uid-count", "sessions.network", "sessions.network-pool", "sessions.network-loopback", "sessions.network-hold", "kube.config"},
+	"tcagent":  {"tcagent.proc", "tcagent.namespace", "tcagent.default"},
 }
 
 // schemas are the values that a flag's type takes. A flag that names its argument itself does not tell its type.

@@ -295,6 +295,10 @@ type TrafficPlanRecord struct {
 	Fault *TrafficFaultRecord `json:"fault,omitempty"`
 }
 
+// TrafficLinkAlias begins the alias (IFLA_IFALIAS) of a veth that a runtime made for a session; a file of the session's network namespace follows. One
+// that its maker left down is set up by the node agent when the session's plan is in force.
+const TrafficLinkAlias = "agentyard:"
+
 // TrafficFaultSpec is what a fault does to a session's traffic: texts with their units, which libs/tc judges.
 type TrafficFaultSpec struct {
 	Direction string `json:"direction,omitempty" doc:"upload or download; empty: both."`

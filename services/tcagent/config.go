@@ -24,6 +24,9 @@ type Config struct {
 	Namespace string
 	// Uplink is the rate of the node's way out, such as "10Gbit"; empty: not known, and guarantees are not checked against it.
 	Uplink string
+	// Default is a file of the traffic policy that holds for a new session's interface until the session's own plan is there; empty: none does. Only interfaces that
+	// are said to be a session's get it.
+	Default string
 	// Audit is how often every session is compared with its plan; what others change in between is heard of.
 	Audit time.Duration
 }
@@ -47,6 +50,7 @@ func (c *Config) Register(fs *flag.FlagSet) {
 	fs.StringVar(&c.Namespace, "tcagent.namespace", c.Namespace,
 		"`file` of the network namespace that sessions' interfaces lead to, such as /proc/1/ns/net; empty: the process's own")
 	fs.StringVar(&c.Uplink, "tcagent.uplink", c.Uplink, "`rate` of the node's uplink, such as 10Gbit, which guarantees are checked against; empty: unknown")
+	fs.StringVar(&c.Default, "tcagent.default", c.Default, "`file` of the traffic policy that holds for a new session's interface until its own plan is there; empty: none")
 	fs.DurationVar(&c.Audit, "tcagent.audit", c.Audit, "how often every session is compared with its plan")
 }
 

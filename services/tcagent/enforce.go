@@ -23,6 +23,7 @@ type session struct {
 	fault   *faulty           // the last, which may have ended; nil: none (fault.go)
 	relay   *relayed          // nil: none; the enforcer's alone
 	on      *kernel.Interface // nil: not found
+	raised  kernel.Interface  // where packets pass; the enforcer's alone
 	applied api.TrafficPlanApplied
 	inForce string    // the hash of the plan that the kernel holds; empty: none, or not known
 	held    shares    // with which the kernel holds it,
@@ -67,6 +68,11 @@ func (s *Service) look(id string) {
 
 func (s *Service) lookLocked(id string) {
 	s.dirty[id] = struct{}{}
+	s.wakeUp()
+}
+
+// wakeUp has the enforcer look at what there is to do. It does not block.
+func (s *Service) wakeUp() {
 	select {
 	case s.wake <- struct{}{}:
 	default:
@@ -81,10 +87,10 @@ func (s *Service) lookAll() {
 		n.after = time.Time{}
 		s.dirty[id] = struct{}{}
 	}
-	select {
-	case s.wake <- struct{}{}:
-	default:
+	if s.shelter != nil {
+		s.shelter.look.Store(true)
 	}
+	s.wakeUp()
 }
 
 // enforce makes the kernel hold the plans, one session after the other, until ctx ends.
@@ -105,17 +111,29 @@ func (s *Service) enforce(ctx context.Context) error {
 		case <-s.wake:
 		case <-retry.C:
 		}
-		if s.finder != nil {
-			s.finder.again()
-		}
+		s.refresh()
 		for _, id := range s.due() {
 			if ctx.Err() != nil {
 				return nil
 			}
 			s.settle(ctx, id)
 		}
+		s.protect(ctx) // those that are left
 		retry.Reset(s.idle())
 	}
+}
+
+// refresh has the finder look anew, and know nothing of interfaces that are gone.
+func (s *Service) refresh() {
+	if s.finder == nil {
+		return
+	}
+	s.mu.Lock()
+	gone := s.gone
+	s.gone = nil
+	s.mu.Unlock()
+	s.finder.drop(gone)
+	s.finder.again()
 }
 
 // idle is how long nothing is to be done unless there is news.
@@ -177,6 +195,9 @@ func (s *Service) settle(ctx context.Context, id string) {
 	n.relay.keep(fault, on)
 	began := time.Now()
 	on, result, err := s.apply(ctx, plan, on, address)
+	if err == nil && on != nil && n.raised != *on {
+		err = s.raise(ctx, n, *on)
+	}
 	if err == nil && on != nil {
 		said = s.relay(ctx, n, *on, fault, said)
 	}
@@ -228,6 +249,17 @@ func (s *Service) apply(ctx context.Context, plan *tc.Plan, on *kernel.Interface
 		on = nil
 	}
 	return on, result, err
+}
+
+// raise has packets pass at an interface whose maker left that to us: the session's plan is in force.
+func (s *Service) raise(ctx context.Context, n *session, on kernel.Interface) error {
+	ctx, cancel := context.WithTimeout(ctx, applyTimeout)
+	defer cancel()
+	_, err := s.kernel.Raise(ctx, on, api.TrafficLinkAlias)
+	if err == nil {
+		n.raised = on
+	}
+	return err
 }
 
 var (
@@ -341,6 +373,16 @@ func (s *Service) watch(ctx context.Context) error {
 	return s.kernel.Watch(ctx, s.lookAll, func(c kernel.Change) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
+		if s.shelter != nil && (c.New || c.Gone || c.Device == 0) {
+			s.shelter.look.Store(true)
+			s.wakeUp()
+		}
+		if s.finder != nil && (c.Gone || c.Device == 0) {
+			if s.gone == nil {
+				s.gone = map[int]bool{}
+			}
+			s.gone[c.Device] = true
+		}
 		if c.Device == 0 {
 			for id := range s.sessions {
 				s.lookLocked(id)

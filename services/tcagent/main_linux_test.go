@@ -32,6 +32,8 @@ type yard struct {
 	plans *bus.Ledger[api.TrafficPlanRecord]
 	nodes *bus.Ledger[api.TrafficNodeRecord]
 	lab   *kerneltest.Lab
+
+	config tcagent.Config // of agents
 }
 
 func newYard(t *testing.T) *yard {
@@ -39,6 +41,7 @@ func newYard(t *testing.T) *yard {
 	ring, err := bus.OpenKeyring(t.TempDir())
 	must(t, err)
 	y := &yard{T: t, ring: ring, dir: t.TempDir(), data: t.TempDir(), lab: kerneltest.NewLab(t)}
+	y.config = tcagent.Config{Node: node, Data: y.data, Namespace: y.lab.Node.Path()}
 	y.srv = bustest.Start(t, ring, y.dir, "127.0.0.1:0")
 	y.open()
 	y.lab.Session.Inhabit(t)
@@ -76,7 +79,7 @@ func (y *yard) agent(reg prometheus.Registerer) (stop func()) {
 }
 
 func (y *yard) agentOn(ctx context.Context, cancel context.CancelFunc, conn *bus.Conn, reg prometheus.Registerer) (stop func()) {
-	s := tcagent.New(tcagent.Config{Node: node, Data: y.data, Namespace: y.lab.Node.Path()}, tcagent.Deps{Bus: conn, Version: "test", Metrics: reg})
+	s := tcagent.New(y.config, tcagent.Deps{Bus: conn, Version: "test", Metrics: reg})
 	ended := make(chan error, 1)
 	go func() { ended <- s.Run(ctx) }()
 	stopped := false

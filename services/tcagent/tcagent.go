@@ -8,6 +8,7 @@ package tcagent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -48,9 +49,10 @@ type Service struct {
 	store   store
 
 	// kernel is nil where the node cannot control traffic; unable says why.
-	kernel *kernel.Kernel
-	unable error
-	finder *finder
+	kernel  *kernel.Kernel
+	unable  error
+	finder  *finder
+	shelter *shelter // nil: there is no default policy
 
 	// reported is the node's entry in NODES as it was written last. It is report's.
 	reported bus.Entry[api.TrafficNodeRecord]
@@ -61,6 +63,7 @@ type Service struct {
 	epoch    int64                // the newest that it told of (position)
 	dirty    map[string]struct{}  // sessions to look at
 	faults   map[string]time.Time // when those of sessions end
+	gone     map[int]bool         // interfaces, by index, that the finder has not heard of yet
 	wake     chan struct{}        // there are some
 	news     chan struct{}        // there is something to report
 }
@@ -116,6 +119,11 @@ func (s *Service) open(ctx context.Context) error {
 		s.log.WarnContext(ctx, "this node cannot control traffic; its sessions' traffic is not limited", "err", err)
 	} else {
 		s.kernel, s.finder = k, newFinder(s.cfg.Proc, k)
+		if s.cfg.Default != "" {
+			if s.shelter, err = newShelter(s.cfg.Default); err != nil {
+				return errors.Join(err, k.Close())
+			}
+		}
 	}
 	kept, err := s.store.load(s.log)
 	if err != nil {

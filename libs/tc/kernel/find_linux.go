@@ -135,6 +135,9 @@ func (k *Kernel) changeOf(m received) (c Change, ok bool) {
 		c.Gone = true
 	case unix.RTM_NEWLINK:
 		c.New = native.Uint32(m.body[12:]) == 1<<32-1 // ifi_change, of a new device all
+		if l, err := decodeLink(m.body); err == nil && l.alias != "" && !l.up {
+			c.New = true // its maker has just said whose it is
+		}
 		return c, c.New
 	case unix.RTM_NEWQDISC, unix.RTM_DELQDISC, unix.RTM_NEWTCLASS, unix.RTM_DELTCLASS, unix.RTM_NEWTFILTER, unix.RTM_DELTFILTER:
 	default:

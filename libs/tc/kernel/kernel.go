@@ -25,6 +25,13 @@ type Found struct {
 	Addresses []netip.Addr
 }
 
+// Named is a veth whose maker says by an alias whose it is.
+type Named struct {
+	Index int
+	Name  string // the rest of the alias
+	Up    bool
+}
+
 // Result says what Apply did.
 type Result struct {
 	// Steps are the changes as tc or ip would be told them, in order; none when the plan was in force already.
@@ -100,5 +107,5 @@ type LimitCounter struct {
 type Change struct {
 	Device int  // 0: some changes were lost, anything may have changed
 	Gone   bool // the device itself was deleted
-	New    bool // the device itself was made
+	New    bool // the device itself was made, or it is down and says by its alias whose it is
 }

@@ -51,6 +51,12 @@ func (*Kernel) CountLimits([]Interface, []*tc.Plan) ([][]LimitCounter, error) {
 // Find says that it is not supported.
 func (*Kernel) Find(string) (Found, error) { return Found{}, errNotLinux }
 
+// Named says that it is not supported.
+func (*Kernel) Named(string) ([]Named, error) { return nil, errNotLinux }
+
+// Raise says that it is not supported.
+func (*Kernel) Raise(context.Context, Interface, string) (bool, error) { return false, errNotLinux }
+
 // Sweep says that it is not supported.
 func (*Kernel) Sweep(context.Context) ([]string, error) { return nil, errNotLinux }
 

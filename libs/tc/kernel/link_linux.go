@@ -14,6 +14,7 @@ type link struct {
 	index   int
 	name    string
 	kind    string // "veth", "ifb", …
+	alias   string // for people, and for who knows its prefix
 	qdisc   string // the kind of its root
 	up      bool
 	group   uint32
@@ -76,6 +77,8 @@ func decodeLink(body []byte) (link, error) {
 		switch kind {
 		case unix.IFLA_IFNAME:
 			l.name = attrText(v)
+		case unix.IFLA_IFALIAS:
+			l.alias = attrText(v)
 		case unix.IFLA_QDISC:
 			l.qdisc = attrText(v)
 		case unix.IFLA_LINK:

@@ -85,6 +85,9 @@ type Sandbox struct {
 type Network struct {
 	Address string `json:"address"` // the session's, IPv4
 	Gateway string `json:"gateway"` // the machine's there
+	// Hold is how long the session's packets wait for the machine's node agent to have its traffic plan in force, from when the plan can be
+	// made; then they pass without. Zero: they do not wait.
+	Hold api.Duration `json:"hold,omitempty"`
 	// Loopback lists addresses ("127.0.0.1:11434") on the machine's loopback that the session reaches at the same address.
 	Loopback []string `json:"loopback,omitempty"`
 }

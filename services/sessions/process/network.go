@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"time"
 
 	"agentyard.dev/libs/api"
 	"agentyard.dev/services/sessions/launch"
@@ -17,6 +18,7 @@ import (
 type addresses struct {
 	pool     netip.Prefix
 	loopback []string
+	hold     time.Duration
 
 	mu    sync.Mutex
 	taken map[netip.Addr]bool
@@ -29,7 +31,7 @@ const (
 	smallestPool = 29
 )
 
-func newAddresses(pool string, loopback []string) (*addresses, error) {
+func newAddresses(pool string, loopback []string, hold time.Duration) (*addresses, error) {
 	p, err := netip.ParsePrefix(pool)
 	if err != nil || !p.Addr().Is4() || p != p.Masked() || p.Bits() < largestPool || p.Bits() > smallestPool {
 		return nil, fmt.Errorf("-sessions.network-pool: %q is no IPv4 network of /%d to /%d, such as %s", pool, largestPool, smallestPool, DefaultConfig().NetworkPool)
@@ -39,7 +41,7 @@ func newAddresses(pool string, loopback []string) (*addresses, error) {
 			return nil, fmt.Errorf("-sessions.network-loopback: %q is no address and port on loopback, such as 127.0.0.1:11434", a)
 		}
 	}
-	a := &addresses{pool: p, loopback: loopback, taken: map[netip.Addr]bool{}}
+	a := &addresses{pool: p, loopback: loopback, hold: hold, taken: map[netip.Addr]bool{}}
 	a.last = a.gateway()
 	return a, nil
 }
@@ -75,7 +77,7 @@ func (a *addresses) take() (launch.Network, error) {
 		}
 		if !a.taken[at] {
 			a.taken[at], a.last = true, at
-			return launch.Network{Address: at.String(), Gateway: a.gateway().String(), Loopback: a.loopback}, nil
+			return launch.Network{Address: at.String(), Gateway: a.gateway().String(), Loopback: a.loopback, Hold: api.Duration(a.hold)}, nil
 		}
 	}
 	return launch.Network{}, api.Errorf(api.CodeExhausted, "no address is left in %s for another session's network", a.pool)
@@ -111,7 +113,7 @@ func (a *addresses) table() string {
 
 // openNetwork makes the machine route for sessions, and returns nil, with the reason, when it cannot.
 func (r *Runtime) openNetwork() (*addresses, error) {
-	a, err := newAddresses(r.cfg.NetworkPool, r.cfg.NetworkLoopback)
+	a, err := newAddresses(r.cfg.NetworkPool, r.cfg.NetworkLoopback, r.cfg.NetworkHold)
 	if err != nil {
 		return nil, err
 	}

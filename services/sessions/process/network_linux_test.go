@@ -93,7 +93,7 @@ func TestNetwork(t *testing.T) {
 
 	dir := t.TempDir()
 	cfg := config(dir)
-	cfg.Network = true
+	cfg.Network, cfg.NetworkHold = true, 0 // the test's runner opens no network that is held
 	r := New(cfg, slog.New(slog.NewTextHandler(t.Output(), nil)))
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
@@ -203,16 +203,16 @@ func command(t *testing.T, argv ...string) string {
 
 func TestAddresses(t *testing.T) {
 	for _, bad := range []string{"", "10.0.0.0", "10.0.0.1/24", "fd00::/64", "10.0.0.0/30", "0.0.0.0/0", "x"} {
-		if _, err := newAddresses(bad, nil); err == nil {
+		if _, err := newAddresses(bad, nil, 0); err == nil {
 			t.Errorf("the pool %q is accepted", bad)
 		}
 	}
 	for _, bad := range []string{"10.0.0.1:80", "127.0.0.1", "localhost:80", "127.0.0.1:0"} {
-		if _, err := newAddresses("10.0.0.0/24", []string{bad}); err == nil {
+		if _, err := newAddresses("10.0.0.0/24", []string{bad}, 0); err == nil {
 			t.Errorf("the address %q is accepted", bad)
 		}
 	}
-	a, err := newAddresses("10.9.8.0/29", []string{"127.0.0.1:80"})
+	a, err := newAddresses("10.9.8.0/29", []string{"127.0.0.1:80"}, 0)
 	if err != nil {
 		t.Fatal(err)
 	}

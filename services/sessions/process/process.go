@@ -48,11 +48,13 @@ type Config struct {
 	// NetworkPool is where sessions' addresses are from, NetworkLoopback lists addresses on the machine's loopback that sessions may reach.
 	NetworkPool     string
 	NetworkLoopback []string
+	// NetworkHold is how long a session's agent is not started while the machine's node agent does not have the session's traffic plan in force.
+	NetworkHold time.Duration
 }
 
 // DefaultConfig returns the defaults: no bound but on processes.
 func DefaultConfig() Config {
-	return Config{UIDBase: 200_000, UIDCount: 50_000, Resources: api.Resources{Processes: 4096}, Spare: true, NetworkPool: "10.213.0.0/16"}
+	return Config{UIDBase: 200_000, UIDCount: 50_000, Resources: api.Resources{Processes: 4096}, Spare: true, NetworkPool: "10.213.0.0/16", NetworkHold: 5 * time.Second}
 }
 
 // Register adds the flags of c to fs with c's current values as defaults.
@@ -65,6 +67,8 @@ func (c *Config) Register(fs *flag.FlagSet) {
 	fs.BoolVar(&c.Spare, "sessions.spare", c.Spare, "keep one runner started for the next session")
 	fs.BoolVar(&c.Network, "sessions.network", c.Network, "give each session a network of its own, so that its traffic can be controlled; needs root on Linux, ip and nft")
 	fs.StringVar(&c.NetworkPool, "sessions.network-pool", c.NetworkPool, "IPv4 `network` of the sessions' addresses")
+	fs.DurationVar(&c.NetworkHold, "sessions.network-hold", c.NetworkHold,
+		"with a network of its own, how long a session waits for its traffic plan to be in force before its agent starts without; 0: not at all")
 	fs.Func("sessions.network-loopback", "`address:port`s on this machine's loopback that sessions reach, comma-separated", func(list string) error {
 		c.NetworkLoopback = strings.FieldsFunc(list, func(r rune) bool { return r == ',' || r == ' ' })
 		return nil

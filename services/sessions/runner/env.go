@@ -80,6 +80,9 @@ func (r *runner) environment(path string) []string {
 func (r *runner) spawner(path string) agent.Spawner {
 	base := r.environment(path)
 	return func(argv []string, more ...string) (*agent.Program, error) {
+		if err := r.gate.pass(); err != nil {
+			return nil, err
+		}
 		env := append(slices.Clone(base), more...)
 		if a := r.ahead.Swap(nil); a != nil {
 			p, err := a.order(r.launch.Sandbox, r.workspace(), argv, env)

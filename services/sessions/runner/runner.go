@@ -55,6 +55,7 @@ type runner struct {
 	log    *slog.Logger
 
 	network *sandbox.Network // nil: the machine's
+	gate    *gate
 
 	conn     *bus.Conn
 	client   *rpc.Client
@@ -139,9 +140,11 @@ func Run(ctx context.Context, l launch.Launch, opts Options) error {
 			return err
 		}
 	}
+	r.gate = r.openGate(ctx)
 	if r.early = r.startEarly(ctx); r.early != nil {
 		defer r.early.drop()
 	}
+	defer r.gate.close()
 	r.conn, err = bus.Connect(bus.Config{URL: l.BusURL, Credentials: l.Credentials, Name: "runner-" + l.Session, Logger: r.log})
 	if err != nil {
 		return err
@@ -168,6 +171,7 @@ func Run(ctx context.Context, l launch.Launch, opts Options) error {
 func (r *runner) run(ctx context.Context, listener net.Listener, after uint64) error {
 	work, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
+	defer context.AfterFunc(work, r.gate.stop)()
 	keep, drop := context.WithCancel(context.WithoutCancel(ctx))
 	defer drop()
 	var parts, log sync.WaitGroup

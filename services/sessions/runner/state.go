@@ -160,6 +160,7 @@ func (r *runner) reportOnce(ctx context.Context, timeout time.Duration) (stop bo
 	res, err := rpc.CallAsSession(ctx, r.client, r.launch.Tenant, r.launch.Session, api.RunnerReport, now)
 	if err == nil {
 		r.state.told(now.Turns)
+		r.gate.reported()
 	}
 	return res.Stop, err
 }

@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"agentyard.dev/libs/api"
 	"agentyard.dev/services/sessions/launch"
 )
 
@@ -23,16 +24,23 @@ const (
 	// HostPrefix begins the names of the machine's sides of the pairs.
 	HostPrefix = "ays"
 	inside     = "eth0" // the session's side
+	// queueLength is any that is not the kernel's own, 1000.
+	queueLength = 500
 	// ipTimeout bounds one run of ip(8).
 	ipTimeout = 5 * time.Second
 )
 
 // Network is a network namespace with a pair of interfaces, one in it and one with its maker. It exists for as long as it is open or a process is in it:
 // when all are gone, in whatever way, the kernel takes the pair away with it.
-type Network struct{ file *os.File }
+type Network struct {
+	file   *os.File
+	host   string // the machine's side
+	routes string // ip(8)'s lines for the machine's way there
+	held   bool   // its link is down until somebody sets it up (Open)
+}
 
 // MakeNetwork makes the namespace that spec describes. The maker needs to be root; that packets leave the machine is somebody else's work
-// (process.Runtime's).
+// (process.Runtime's). A network that is held passes nothing before Open.
 func MakeNetwork(spec launch.Network) (*Network, error) {
 	address, err := netip.ParseAddr(spec.Address)
 	if err != nil {
@@ -42,7 +50,7 @@ func MakeNetwork(spec launch.Network) (*Network, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make network: %w", err)
 	}
-	n := &Network{}
+	n := &Network{held: spec.Hold > 0}
 	if err := onThread(func() error {
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 			return fmt.Errorf("unshare: %w", err)
@@ -54,12 +62,14 @@ func MakeNetwork(spec launch.Network) (*Network, error) {
 	}
 	var random [4]byte
 	_, _ = rand.Read(random[:]) // never fails
-	host := HostPrefix + hex.EncodeToString(random[:])
-	err = ip(fmt.Sprintf(`link add %[1]s type veth peer name %[2]s netns /proc/%[3]d/fd/%[4]d
-address add %[5]s/32 dev %[1]s
-link set %[1]s up
-route replace %[6]s/32 dev %[1]s
-`, host, inside, os.Getpid(), n.file.Fd(), gateway, address))
+	n.host = HostPrefix + hex.EncodeToString(random[:])
+	file := fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), n.file.Fd())
+	n.routes = fmt.Sprintf("route replace %s/32 dev %s\n", address, n.host)
+	lines := fmt.Sprintf("link add %[1]s type veth peer name %[2]s netns %[3]s\naddress add %[4]s/32 dev %[1]s\n", n.host, inside, file, gateway)
+	if !n.held {
+		lines += fmt.Sprintf("link set %s up\n", n.host) + n.routes
+	}
+	err = ip(lines)
 	if err == nil {
 		err = n.Do(func() error {
 			return ip(fmt.Sprintf(`link set lo up
@@ -69,6 +79,10 @@ route add %[3]s dev %[1]s scope link
 route add default via %[3]s
 `, inside, address, gateway))
 		})
+	}
+	if err == nil { // last: it is ready for whoever reads this
+		// The kernel tells nobody of the alias of a link that is down, but of the length of its queue, which it does not have.
+		err = ip(fmt.Sprintf("link set %[1]s alias %[2]s%[3]s\nlink set %[1]s txqueuelen %[4]d\n", n.host, api.TrafficLinkAlias, file, queueLength))
 	}
 	if err != nil {
 		n.Close()

@@ -3,6 +3,7 @@
 package sandbox
 
 import (
+	"context"
 	"errors"
 	"os"
 
@@ -20,6 +21,11 @@ func MakeNetwork(launch.Network) (*Network, error) {
 // Do fails.
 func (n *Network) Do(func() error) error {
 	return errors.New("sandbox: only Linux has network namespaces")
+}
+
+// Open fails.
+func (n *Network) Open(context.Context) (bool, error) {
+	return false, errors.New("sandbox: only Linux has network namespaces")
 }
 
 // File returns nil.

@@ -310,7 +310,13 @@ func freeAddress(t testing.TB) string {
 	return ""
 }
 
+// builtEnv names the directory of the binaries for a test that starts itself again, so that they are built once.
+const builtEnv = "YARDTEST_BINARIES"
+
 var build = sync.OnceValues(func() (string, error) {
+	if dir := os.Getenv(builtEnv); dir != "" {
+		return dir, nil
+	}
 	dir, err := os.MkdirTemp("", "agentyard-bin-")
 	if err != nil {
 		return "", err
@@ -322,14 +328,15 @@ var build = sync.OnceValues(func() (string, error) {
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("build the binaries: %w\n%s", err, out)
 	}
-	return dir, os.Chmod(dir, 0o755)
+	return dir, errors.Join(os.Chmod(dir, 0o755), os.Setenv(builtEnv, dir))
 })
 
 // Main is the TestMain of a package that uses yards: it removes the binaries that the
 // tests built.
 func Main(m *testing.M) {
+	anothers := os.Getenv(builtEnv) != ""
 	code := m.Run()
-	if dir, err := build(); err == nil {
+	if dir, err := build(); err == nil && !anothers {
 		_ = os.RemoveAll(dir)
 	}
 	os.Exit(code)

@@ -2,6 +2,7 @@ package kerneltest
 
 import (
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"runtime"
@@ -209,3 +210,42 @@ func (n *Namespace) Open(t testing.TB) *kernel.Kernel {
 
 // Links gives tests the whole of netlink in n.
 func (n *Namespace) Links() *netlink.Handle { return n.links }
+
+// Hold sets the session's link down, as who makes a session's interface leaves it, with an alias that begins with prefix and names the session's namespace.
+func (n *Namespace) Hold(t testing.TB, s *Session, prefix string) {
+	t.Helper()
+	l, err := n.links.LinkByName(s.Host)
+	if err == nil {
+		err = n.links.LinkSetDown(l)
+	}
+	if err != nil {
+		t.Fatalf("hold %s: %v", s.Host, err)
+	}
+	n.Alias(t, s.Host, prefix+s.Path())
+	// The kernel tells nobody of the alias of a device that is down, but of this.
+	if err := n.links.LinkSetTxQLen(l, 500); err != nil {
+		t.Fatalf("hold %s: %v", s.Host, err)
+	}
+}
+
+// Alias gives a device of n an alias.
+func (n *Namespace) Alias(t testing.TB, device, alias string) {
+	t.Helper()
+	l, err := n.links.LinkByName(device)
+	if err == nil {
+		err = n.links.LinkSetAlias(l, alias)
+	}
+	if err != nil {
+		t.Fatalf("name %s: %v", device, err)
+	}
+}
+
+// Up reports whether a device of n is set up.
+func (n *Namespace) Up(t testing.TB, device string) bool {
+	t.Helper()
+	l, err := n.links.LinkByName(device)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l.Attrs().Flags&net.FlagUp != 0
+}

@@ -2,6 +2,7 @@ package kerneltest
 
 import (
 	"errors"
+	"os/exec"
 	"testing"
 
 	"github.com/vishvananda/netlink"
@@ -65,4 +66,17 @@ func (s *Session) AddAddress(t testing.TB, cidr string) {
 func (n *Namespace) AddAddress(t testing.TB, device, cidr string) {
 	t.Helper()
 	address(t, n, device, cidr)
+}
+
+// Tables is what nft(8) lists of the tables in n.
+func Tables(t testing.TB, n *Namespace) string {
+	t.Helper()
+	var out []byte
+	if err := n.Do(func() (err error) {
+		out, err = exec.Command("nft", "list", "tables").CombinedOutput()
+		return err
+	}); err != nil {
+		t.Fatalf("list tables: %v: %s", err, out)
+	}
+	return string(out)
 }
