@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"math/rand/v2"
 	"slices"
 	"sync"
 	"time"
@@ -30,6 +31,9 @@ type Config struct {
 	Logger      *slog.Logger
 	// Replicas is the least number of copies of a stream that this connection makes, on a bus of several servers; zero: 1.
 	Replicas int
+	// Crowd says that thousands of processes connect like this one. When the bus was away they come back at random over as long as it was, at most
+	// 20 s, and are more patient: all at once would be too late, and try again for ever.
+	Crowd bool
 }
 
 // Conn is one connection to the bus. It reconnects for ever; while it is away calls fail
@@ -41,7 +45,8 @@ type Conn struct {
 	scoped bool          // a session's: no JetStream API
 	closed chan struct{} // when nc is
 
-	replicas int // of each stream at least
+	replicas int           // of each stream at least
+	attempt  time.Duration // how long one try of something waits for its answer
 
 	mu        sync.Mutex
 	drops     map[*nats.Subscription]func() // told of lost messages
@@ -61,7 +66,21 @@ const (
 	// wait for answers anyway.
 	reconnectBuffer = 1 << 20
 	drainTimeout    = 10 * time.Second
+
+	// Of a crowd: the longest pause before the first try, doubled with each, and at most; and the time in which the bus must have let one in.
+	crowdFirst   = 200 * time.Millisecond
+	crowdMost    = 20 * time.Second
+	crowdTimeout = 30 * time.Second
+	// crowdPing is pingEvery of one of a crowd: a dead peer is noticed within 45 s, for a third of what the bus has to answer.
+	crowdPing = 15 * time.Second
+	// crowdAttempt is attemptTimeout of one of a crowd: where many ask at one moment, to ask again makes the queue longer.
+	crowdAttempt = OpTimeout
 )
+
+// crowdDelay is how long one of a crowd waits before it tries to connect for the nth time in a row (1, 2, …).
+func crowdDelay(n int) time.Duration {
+	return rand.N(min(crowdFirst<<min(max(n-1, 0), 10), crowdMost)) //nolint:gosec // jitter
+}
 
 // Connect returns a connection at once, whether or not the bus can be reached yet
 // (services start in any order); Ready tells. It fails only for a bad configuration.
@@ -74,11 +93,14 @@ func Connect(cfg Config) (*Conn, error) {
 		return nil, api.Invalid("/url", "is required")
 	}
 	c := &Conn{
-		log: cfg.Logger, scoped: scoped, closed: make(chan struct{}), replicas: max(cfg.Replicas, 1),
+		log: cfg.Logger, scoped: scoped, closed: make(chan struct{}), replicas: max(cfg.Replicas, 1), attempt: attemptTimeout,
 		drops: map[*nats.Subscription]func(){}, reconnect: map[chan struct{}]struct{}{},
 	}
 	if c.log == nil {
 		c.log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Crowd {
+		c.attempt = crowdAttempt
 	}
 	opts := []nats.Option{
 		nats.Name(cfg.Name),
@@ -108,6 +130,9 @@ func Connect(cfg Config) (*Conn, error) {
 			}
 		}),
 		nats.ClosedHandler(func(*nats.Conn) { close(c.closed) }),
+	}
+	if cfg.Crowd {
+		opts = append(opts, nats.CustomReconnectDelay(crowdDelay), nats.Timeout(crowdTimeout), nats.PingInterval(crowdPing))
 	}
 	url := cfg.URL
 	if cfg.InProcess != nil {

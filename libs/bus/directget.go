@@ -20,8 +20,12 @@ type stored struct {
 	data    []byte
 }
 
-// errNoMessage says that a direct get found nothing.
-var errNoMessage = errors.New("no message")
+var (
+	// errNoMessage says that a direct get found nothing.
+	errNoMessage = errors.New("no message")
+	// errTooMany says that more subjects match than the server answers for (1,024).
+	errTooMany = errors.New("too many subjects")
+)
 
 const directPrefix = "$JS.API.DIRECT.GET."
 
@@ -41,7 +45,7 @@ func (c *Conn) getLast(ctx context.Context, stream, subject string) (stored, err
 }
 
 func (c *Conn) getOnce(ctx context.Context, subject string) (stored, error) {
-	ctx, cancel := context.WithTimeout(ctx, attemptTimeout)
+	ctx, cancel := context.WithTimeout(ctx, c.attempt)
 	defer cancel()
 	r, err := c.nc.RequestMsgWithContext(ctx, &nats.Msg{Subject: subject})
 	if err != nil {
@@ -60,6 +64,8 @@ func directStatus(m *nats.Msg) error {
 		return nil
 	case "404":
 		return errNoMessage
+	case "413":
+		return errTooMany
 	case "503":
 		return nats.ErrNoResponders
 	default:
@@ -79,9 +85,11 @@ func parseStored(m *nats.Msg) (stored, error) {
 // sequence Seq on.
 type batchRequest struct {
 	Seq      uint64 `json:"seq"`
-	NextFor  string `json:"next_by_subj"`
+	NextFor  string `json:"next_by_subj,omitempty"`
 	Batch    int    `json:"batch"`
 	MaxBytes int    `json:"max_bytes,omitempty"`
+	// NewestFor, in place of NextFor, asks for the newest message of each subject that matches, where that is not before Seq.
+	NewestFor []string `json:"multi_last,omitempty"`
 }
 
 // maxReadBytes bounds the payload of one batched read.
@@ -91,13 +99,32 @@ const maxReadBytes = 8 << 20
 // and calls f for each. more says that others follow. When an attempt fails midway the next
 // one goes on behind what f has seen.
 func (c *Conn) getBatch(ctx context.Context, stream, subject string, from uint64, limit int, f func(stored) error) (more bool, err error) {
+	return c.getPage(ctx, stream, batchRequest{NextFor: subject, Batch: limit}, from, f)
+}
+
+// getNewest is getBatch of the newest message of each subject that matches, however many there are, where that is at from or later.
+//
+// A server finds these by subject. What comes next on subjects with a wildcard it seeks among all messages of a stream that are as new, if that stream
+// has many subjects: readers that each ask for their own part would cost the square of their number, and keep writers waiting.
+func (c *Conn) getNewest(ctx context.Context, stream, subject string, from uint64, limit int, f func(stored) error) (more bool, err error) {
+	more, err = c.getPage(ctx, stream, batchRequest{NewestFor: []string{subject}, Batch: limit}, from, f)
+	if errors.Is(err, errTooMany) {
+		return c.getBatch(ctx, stream, subject, from, limit, f)
+	}
+	return more, err
+}
+
+// getPage reads what req asks for, from a sequence on.
+func (c *Conn) getPage(ctx context.Context, stream string, req batchRequest, from uint64, f func(stored) error) (more bool, err error) {
 	ctx, cancel := opContext(ctx)
 	defer cancel()
-	from = max(from, 1)
+	from, limit := max(from, 1), req.Batch
+	req.MaxBytes = maxReadBytes
 	for n := 1; ; n++ {
 		got := 0
 		var stop error
-		pending, err := c.getBatchOnce(ctx, stream, batchRequest{Seq: from, NextFor: subject, Batch: limit, MaxBytes: maxReadBytes}, func(m stored) error {
+		req.Seq, req.Batch = from, limit
+		pending, err := c.getBatchOnce(ctx, stream, req, func(m stored) error {
 			got++
 			from = m.seq + 1
 			stop = f(m)
@@ -110,6 +137,8 @@ func (c *Conn) getBatch(ctx context.Context, stream, subject string, from uint64
 			return false, stop
 		case errors.Is(err, errNoMessage):
 			return false, nil
+		case errors.Is(err, errTooMany):
+			return false, err
 		}
 		if limit -= got; limit <= 0 {
 			return true, nil // all that was asked for; whether others follow is not known
@@ -140,7 +169,7 @@ func (c *Conn) getBatchOnce(ctx context.Context, stream string, req batchRequest
 	if err := c.nc.PublishRequest(directPrefix+stream, inbox, body); err != nil {
 		return 0, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, attemptTimeout)
+	ctx, cancel := context.WithTimeout(ctx, c.attempt)
 	defer cancel()
 	var last uint64
 	for {

@@ -34,5 +34,5 @@ func (f *ClientFlags) Connect(name string, logger *slog.Logger) (*Conn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("-bus.credentials: %w", err)
 	}
-	return Connect(Config{URL: f.URL, Credentials: creds, Name: name, Logger: logger, Replicas: f.Replicas})
+	return Connect(Config{URL: f.URL, Credentials: creds, Name: name, Logger: logger, Replicas: f.Replicas, Crowd: name == NodeService})
 }

@@ -352,7 +352,7 @@ func (c *Conn) purge(ctx context.Context, stream, subject string, keep uint64) e
 }
 
 func (c *Conn) purgeOnce(ctx context.Context, stream string, body []byte) error {
-	ctx, cancel := context.WithTimeout(ctx, attemptTimeout)
+	ctx, cancel := context.WithTimeout(ctx, c.attempt)
 	defer cancel()
 	r, err := c.nc.RequestWithContext(ctx, "$JS.API.STREAM.PURGE."+stream, body)
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"strconv"
 	"time"
 
@@ -15,10 +16,13 @@ const (
 	partRing = 256
 	// partPage is how many changes are read at a time.
 	partPage = 500
-	// partCheck is how often a follower reads what it cannot have missed, since a live message that was lost, and not followed by
-	// another of its entity, shows in nothing.
+	// partCheck is how often, a half more or less, a follower reads what it cannot have missed, since a live message that was lost, and not
+	// followed by another of its entity, shows in nothing.
 	partCheck = 30 * time.Second
 )
+
+// nextCheck is partCheck with jitter: thousands of followers that came at one moment, when the bus did, shall not come back at one moment.
+func nextCheck() time.Duration { return partCheck/2 + rand.N(partCheck) } //nolint:gosec // jitter
 
 // FollowPart calls f for the changes of one tenant's part of a ledger, with a revision above after, until ctx ends or f returns an error,
 // which it returns. It holds no consumer, so any number of processes may do so: it reads what there is, follows what the ledger
@@ -40,7 +44,7 @@ func (l *Ledger[T]) FollowPart(ctx context.Context, live, tenant string, after u
 			return err
 		}
 	}
-	check := time.NewTicker(partCheck)
+	check := time.NewTimer(nextCheck())
 	defer check.Stop()
 	for {
 		if err := p.catchUp(ctx); err != nil {
@@ -50,7 +54,7 @@ func (l *Ledger[T]) FollowPart(ctx context.Context, live, tenant string, after u
 			atHead()
 			atHead = nil
 		}
-		if err := p.live(ctx, check.C); err != nil {
+		if err := p.live(ctx, check); err != nil {
 			return err
 		}
 	}
@@ -132,7 +136,7 @@ func (p *part[T]) catchUp(ctx context.Context) error {
 	}
 	for n := 1; ; {
 		var stop error
-		more, err := p.l.c.getBatch(ctx, p.l.stream, subject, p.pos+1, partPage, func(m stored) error {
+		more, err := p.l.c.getNewest(ctx, p.l.stream, subject, p.pos+1, partPage, func(m stored) error {
 			key, ok := p.l.keyOf(m.subject)
 			if ok {
 				e, err := p.l.decode(key, m)
@@ -166,7 +170,7 @@ func (p *part[T]) catchUp(ctx context.Context) error {
 }
 
 // live tells what comes until something may be missing.
-func (p *part[T]) live(ctx context.Context, check <-chan time.Time) error {
+func (p *part[T]) live(ctx context.Context, check *time.Timer) error {
 	seen := map[string]uint64{} // by entity: its last change that came live
 	for {
 		select {
@@ -186,7 +190,8 @@ func (p *part[T]) live(ctx context.Context, check <-chan time.Time) error {
 			}
 		case <-p.missed:
 			return nil
-		case <-check:
+		case <-check.C:
+			check.Reset(nextCheck())
 			return nil
 		case <-ctx.Done():
 			return ctx.Err()

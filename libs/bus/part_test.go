@@ -201,3 +201,74 @@ func TestFollowPartAnew(t *testing.T) {
 	}
 	seen.becomes(t, map[string]int{"s2": 2, "s3": 3})
 }
+
+// TestFollowPartOfMany: a part may have more entities than the bus answers for at once.
+func TestFollowPartOfMany(t *testing.T) {
+	ring, err := bus.OpenKeyring(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := bustest.Start(t, ring, t.TempDir(), "127.0.0.1:0")
+	l, err := bus.OpenLedger[thing](testContext(t), bustest.Connect(t, srv, ring, "tcagent"), bus.LedgerConfig{Noun: api.NounPlans, Live: api.LivePlansPrefix})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]int{}
+	var wg sync.WaitGroup
+	for w := range 8 {
+		for i := w; i < 1100; i += 8 { // the bus answers for 1,024
+			want[fmt.Sprintf("s%d", i)] = i
+		}
+		wg.Go(func() {
+			for i := w; i < 1100; i += 8 {
+				if _, err := l.Create(t.Context(), bus.Key{Tenant: "node1", ID: fmt.Sprintf("s%d", i)}, meta, thing{N: i}); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	put(t, l, "node2", "s1", 7)
+	seen := startPart(t, bustest.ConnectNode(t, srv, ring, "node1"), "node1")
+	seen.becomes(t, want)
+	few := startPart(t, bustest.ConnectNode(t, srv, ring, "node2"), "node2")
+	few.becomes(t, map[string]int{"s1": 7})
+	if few.n != 1 {
+		t.Errorf("%d changes were told, of one", few.n)
+	}
+}
+
+// TestCrowd: what connects as one of thousands is back after the bus was away, too.
+func TestCrowd(t *testing.T) {
+	ring, err := bus.OpenKeyring(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	srv := bustest.Start(t, ring, dir, "127.0.0.1:0")
+	url := srv.URL()
+	creds, err := ring.NodeCredentials("node1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := bus.Connect(bus.Config{URL: url, Credentials: creds, Name: bus.NodeService, Crowd: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.NATS().Close)
+	if err := c.Ready(testContext(t)); err != nil {
+		t.Fatal(err)
+	}
+	srv.Close()
+	bustest.Start(t, ring, dir, strings.TrimPrefix(url, "nats://"))
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.After(2 * patience); c.Ready(t.Context()) != nil; {
+		select {
+		case <-tick.C:
+		case <-deadline:
+			t.Fatal("it is not back")
+		}
+	}
+}

@@ -74,7 +74,7 @@ func pause(ctx context.Context, n int) error {
 // that it was not written; an *api.Error that it was refused for good; any other that its
 // fate is unknown.
 func (c *Conn) publishOnce(ctx context.Context, m *nats.Msg) (pubAck, error) {
-	ctx, cancel := context.WithTimeout(ctx, attemptTimeout)
+	ctx, cancel := context.WithTimeout(ctx, c.attempt)
 	defer cancel()
 	r, err := c.nc.RequestMsgWithContext(ctx, m)
 	if err != nil {

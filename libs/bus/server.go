@@ -36,8 +36,10 @@ const (
 	serverMaxMemory = 256 << 20
 	// syncEvery bounds what a power failure can take. A killed process loses nothing: each
 	// write has reached the kernel when it is acknowledged.
-	syncEvery     = 10 * time.Second
-	maxBatches    = 4096
+	syncEvery  = 10 * time.Second
+	maxBatches = 4096
+	// letIn is how long a client may need to say who it is. When thousands come back at one moment, most of it is waiting for their turn.
+	letIn         = crowdTimeout
 	startRetry    = 50 * time.Millisecond
 	startPatience = 30 * time.Second // of one try: recovering a large store takes time
 )
@@ -101,6 +103,7 @@ func serverOptions(cfg ServerConfig) (*server.Options, error) {
 		JetStreamMaxMemory: serverMaxMemory,
 		JetStreamMaxStore:  cfg.MaxStore,
 		SyncInterval:       syncEvery,
+		AuthTimeout:        letIn.Seconds(),
 		TrustedOperators:   []*jwt.OperatorClaims{trust.operator},
 		SystemAccount:      trust.systemID,
 		AccountResolver:    trust.resolver,
