@@ -37,6 +37,8 @@ type Deps struct {
 	Denied func(ctx context.Context, op api.OpInfo, p api.Principal, err error)
 	// Acted, if set, is told of each fault that somebody puts on a session's traffic or ends, for the audit log. It must not block.
 	Acted func(ctx context.Context, op api.OpInfo, object string)
+	// Reported, if set, is told of each report of a node, by its token, once policies' status counts it. It must not block.
+	Reported func(node string, r api.TrafficNodeRecord)
 }
 
 // Controller is the traffic controller.
@@ -54,7 +56,9 @@ type Controller struct {
 
 	world   *world
 	counts  *counts
-	term    atomic.Pointer[queue] // sessions to plan; nil while another replica does it
+	term    atomic.Pointer[queue]   // sessions to plan; nil while another replica does it
+	last    atomic.Pointer[encoded] // encode.go
+	can     atomic.Pointer[able]
 	metrics *metrics
 	ready   chan struct{} // closed when operations are answered
 }

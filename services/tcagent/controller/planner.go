@@ -14,7 +14,7 @@ import (
 
 const (
 	// planWriters is how many plans are written at once: the bus answers many writers faster than one.
-	planWriters = 32
+	planWriters = 128
 	// lookEvery is how late a schedule's change may be seen.
 	lookEvery = 250 * time.Millisecond
 	// retryAfter is how long a plan that could not be written waits.
@@ -119,6 +119,9 @@ func (c *Controller) selected(f func(bus.Key, facts), policies ...known) {
 
 // nodeChanged has a node's sessions planned when it can do other things than before.
 func (c *Controller) nodeChanged(old *bus.Entry[api.TrafficNodeRecord], now bus.Entry[api.TrafficNodeRecord]) {
+	if c.deps.Reported != nil && !now.Deleted {
+		c.deps.Reported(now.Key.ID, now.State)
+	}
 	if old != nil && bytes.Equal(old.State.Capabilities, now.State.Capabilities) || c.term.Load() == nil {
 		return
 	}
@@ -135,9 +138,16 @@ func nodeKey(node string) bus.Key {
 // capabilities are those of a node; ok is false when no agent has reported them.
 func (c *Controller) capabilities(node string) (can tc.Capabilities, ok bool) {
 	e, ok := c.nodes.Get(nodeKey(node))
-	if !ok || json.Unmarshal(e.State.Capabilities, &can) != nil {
+	if !ok {
+		return can, false
+	}
+	if last := c.can.Load(); last != nil && bytes.Equal(last.raw, e.State.Capabilities) {
+		return last.can, true
+	}
+	if json.Unmarshal(e.State.Capabilities, &can) != nil {
 		return tc.Capabilities{}, false
 	}
+	c.can.Store(&able{e.State.Capabilities, can})
 	return can, true
 }
 
@@ -171,8 +181,9 @@ func (c *Controller) plan(ctx context.Context, q *queue, key bus.Key) error {
 	plan, effective := set.Compile(e.State.session(), can, c.deps.Now())
 	c.metrics.compiled.Inc()
 	q.addAt(key, effective.Until)
+	text := c.encode(plan)
 	record := api.TrafficPlanRecord{
-		Node: e.State.Node, Tenant: key.Tenant, Session: key.ID, Hash: plan.Hash(), Plan: plan.Bytes(), Address: e.State.address(),
+		Node: e.State.Node, Tenant: key.Tenant, Session: key.ID, Hash: tc.HashPlan(text), Plan: text, Address: e.State.address(),
 	}
 	at := bus.Key{Tenant: node, ID: key.ID}
 	old, known := c.planned.Get(at)
