@@ -23,17 +23,21 @@ func (s *Service) follow(ctx context.Context) error {
 
 // decode reads a record's plan. It refuses a plan that this release would not understand, and one that is not what its hash says.
 func decode(r api.TrafficPlanRecord) (*tc.Plan, error) {
-	var format struct {
-		Format int `json:"format"`
-	}
-	if err := json.Unmarshal(r.Plan, &format); err != nil {
-		return nil, fmt.Errorf("read plan: %w", err)
-	}
-	if format.Format > tc.PlanFormat {
-		return nil, fmt.Errorf("the plan's format %d is newer than this agent's %d; update the agent", format.Format, tc.PlanFormat)
-	}
 	plan := &tc.Plan{}
-	if err := json.Unmarshal(r.Plan, plan); err != nil {
+	err := json.Unmarshal(r.Plan, plan)
+	format := plan.Format
+	if err != nil { // perhaps for the reason that it is of another format
+		var only struct {
+			Format int `json:"format"`
+		}
+		if json.Unmarshal(r.Plan, &only) == nil {
+			format = only.Format
+		}
+	}
+	if format > tc.PlanFormat {
+		return nil, fmt.Errorf("the plan's format %d is newer than this agent's %d; update the agent", format, tc.PlanFormat)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("read plan: %w", err)
 	}
 	if hash := tc.HashPlan(r.Plan); hash != r.Hash {

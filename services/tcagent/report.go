@@ -10,7 +10,7 @@ import (
 )
 
 const (
-	// gather is how long news waits for more: a policy changes many sessions at once.
+	// gather is how long a report waits after the one before it: a policy changes many sessions at once. The first is not kept waiting.
 	gather = 50 * time.Millisecond
 	// heartbeat is how often a node reports that has no news.
 	heartbeat = time.Minute
@@ -37,6 +37,7 @@ func (s *Service) report(ctx context.Context) error {
 	beat := time.NewTicker(heartbeat)
 	defer beat.Stop()
 	for {
+		began := time.Now()
 		if err := s.write(ctx, nodes, key); err != nil {
 			if ctx.Err() != nil {
 				return nil
@@ -47,7 +48,7 @@ func (s *Service) report(ctx context.Context) error {
 		}
 		select {
 		case <-s.news:
-			wait(ctx, gather)
+			wait(ctx, time.Until(began.Add(gather)))
 		case <-beat.C:
 		case <-ctx.Done():
 			return nil
@@ -56,6 +57,9 @@ func (s *Service) report(ctx context.Context) error {
 }
 
 func wait(ctx context.Context, d time.Duration) {
+	if d <= 0 {
+		return
+	}
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
