@@ -31,6 +31,10 @@ type SecretRef struct {
 	Env      string `json:"env,omitempty"`
 	File     string `json:"file,omitempty"`     // below the home, slash-separated; mode 0600
 	Optional bool   `json:"optional,omitempty"` // a session without it starts all the same
+	// Hosts are where a secret may be presented that is for the session's repository (Env is GIT_TOKEN): "git.example.org" for https,
+	// "git.example.org:8443" for another port, "http://…" for a host without TLS. No other host gets it. Empty: a secret of the session's owner goes where the
+	// owner's session is cloned from, the tenant's to github.com only.
+	Hosts []string `json:"hosts,omitempty"`
 }
 
 // MCPServer is a server of the Model Context Protocol that agents of a profile use. In values of Env and Headers

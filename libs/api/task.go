@@ -169,6 +169,7 @@ type Task struct {
 	EndedAt   *time.Time `json:"ended_at,omitempty"`
 
 	Attempts []TaskAttempt `json:"attempts,omitempty"` // oldest first, the newest 20
+	Usage    Usage         `json:"usage,omitzero"`     // of all attempts, however they ended
 	Result   *TaskResult   `json:"result,omitempty"`
 	Rev      uint64        `json:"rev"`
 }
@@ -205,11 +206,12 @@ type TaskAttempt struct {
 	Reason  string `json:"reason,omitempty"`
 	// PreemptedBy is the task that took its place, if that is the same tenant's.
 	PreemptedBy string     `json:"preempted_by,omitempty"`
+	Usage       Usage      `json:"usage,omitzero"` // what its turn had used when it was over
 	StartedAt   time.Time  `json:"started_at"`
 	EndedAt     *time.Time `json:"ended_at,omitempty"`
 }
 
-// TaskResult is what a task left.
+// TaskResult is what a task left. One that did not succeed leaves its files too, where its session could still be asked for them.
 type TaskResult struct {
 	Status    TaskState      `json:"status"`
 	Summary   string         `json:"summary,omitempty"`  // the agent's last words, or the end of the command's output
@@ -219,7 +221,7 @@ type TaskResult struct {
 	Conflict  string         `json:"conflict,omitempty"` // why the branch was not pushed
 	Artifacts []TaskArtifact `json:"artifacts"`          //
 	Problems  []string       `json:"problems,omitempty"` // what of the result could not be kept, and why
-	Usage     Usage          `json:"usage"`
+	Usage     Usage          `json:"usage"`              // of all attempts
 }
 
 // TaskArtifact is one file that a task left: GET /api/v1/tasks/{id}/artifacts/{path}.

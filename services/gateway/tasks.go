@@ -206,6 +206,7 @@ type taskEvents struct {
 	mu      sync.Mutex
 	rev     uint64 // told up to here
 	seq     uint64 // of the present session
+	part    logPart
 	session bus.Key
 	stop    func() // ends the follower of the present session; nil: there is none
 }
@@ -318,6 +319,7 @@ func (e *taskEvents) enter(ctx context.Context, rec api.TaskRecord) {
 		return
 	}
 	e.session = bus.Key{Tenant: e.key.Tenant, ID: rec.SessionID}
+	e.part = logPart{message: rec.Message, before: rec.SessionShared && e.seq == 0}
 	fctx, cancel := context.WithCancel(ctx)
 	ended := make(chan struct{})
 	session, after := e.session, e.seq
@@ -339,8 +341,30 @@ func (e *taskEvents) send(ev *bus.HubEvent) error {
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	if !e.part.holds(ev) {
+		return nil
+	}
 	e.seq = place(ev)
 	return e.out.send(e.id(), ev.Type, ev.JSON, true)
+}
+
+// logPart is the part of a session's log that is one task's: from the task's message on, if the session did other work before, to the message with which it
+// begins anew for another.
+type logPart struct {
+	message       string
+	before, after bool // the events that come now are before or after it
+}
+
+func (p *logPart) holds(ev *bus.HubEvent) bool {
+	if ev.Type == api.EventUserMessage {
+		m, err := ev.Event()
+		if err != nil {
+			return false
+		}
+		p.before = p.before && m.MessageID != p.message
+		p.after = p.after || !p.before && m.Renew != nil && m.MessageID != p.message
+	}
+	return !p.before && !p.after
 }
 
 // leave ends following the present session once all that it has said was sent.

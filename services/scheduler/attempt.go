@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -43,6 +44,7 @@ type attempt struct {
 	session bus.Key
 	turn    turn
 	timeout time.Duration
+	decided bool   // in which session it runs (choose)
 	after   uint64 // of the log: seen up to here
 	current bool   // what the log held when the attempt was taken up was seen
 
@@ -77,13 +79,11 @@ func sessionKeyOf(rec api.TaskRecord, key bus.Key) string {
 	return "task/" + key.ID + "/" + strconv.Itoa(rec.Assigned)
 }
 
-func (a *attempt) reuses() bool {
-	return a.task.SessionRequest != nil && a.task.SessionRequest.Reuse != ""
-}
+func (a *attempt) reuses() bool { return a.task.SessionRequest.Reuses() }
 
 // run drives the assignment e until it is settled, superseded or ctx ends.
 func (a *attempt) run(ctx context.Context, e bus.Entry[api.TaskRecord]) {
-	a.fence, a.task = fenceOf(e), e.State
+	a.fence, a.task, a.decided = fenceOf(e), e.State, e.State.Fence != 0
 	a.session = keyIn(a.key.Tenant, a.task.SessionID)
 	a.turn = turn{message: a.task.Message, command: a.task.Command != ""}
 	a.timeout = a.s.timeoutOf(a.task)
@@ -92,7 +92,7 @@ func (a *attempt) run(ctx context.Context, e bus.Entry[api.TaskRecord]) {
 		return
 	}
 	a.s.watched.add(a.session, a)
-	defer a.s.watched.remove(a.session, a)
+	defer func() { a.s.watched.remove(a.session, a) }() // the session may become another (decide)
 	if o, ok := a.drive(ctx); ok {
 		if a.settle(ctx, o) {
 			a.cleanUp(ctx, o)
@@ -113,6 +113,7 @@ func (s *Service) timeoutOf(rec api.TaskRecord) time.Duration {
 // drive returns what became of the attempt; ok is false when that is for another to find out.
 func (a *attempt) drive(ctx context.Context) (o outcome, ok bool) {
 	if o, done := a.begin(ctx); done {
+		a.finish(ctx, &o)
 		return o, ctx.Err() == nil
 	}
 	if ctx.Err() != nil {
@@ -141,9 +142,7 @@ func (a *attempt) drive(ctx context.Context) (o outcome, ok bool) {
 		o, state := a.check(ctx)
 		switch state {
 		case over:
-			if o.kind == succeeded {
-				a.collect(ctx, &o)
-			}
+			a.finish(ctx, &o)
 			return o, ctx.Err() == nil
 		case notOurs:
 			return outcome{}, false
@@ -182,10 +181,20 @@ func (a *attempt) begin(ctx context.Context) (o outcome, done bool) {
 			if a.reuses() {
 				break
 			}
+			a.s.makeRoom(ctx, a.key, a.task.Owner)
 			return outcome{kind: busy, reason: detail}, true
 		case api.CodeUnavailable, api.CodeInternal:
 		case api.CodeUnauthenticated:
 			a.s.acting.drop(a.key.Tenant, a.task.Owner)
+		case api.CodeConflict, api.CodeNotFound:
+			if a.reuses() || !a.task.SessionShared {
+				return outcome{kind: failed, reason: detail, final: true}, true
+			}
+			// The session cannot begin anew: another assignment has another.
+			if err := a.s.endSession(ctx, a.session, 0, a.task.Owner, a.key.ID); err != nil {
+				a.s.log.WarnContext(ctx, "session not ended; the sweep tries again", "tenant", a.key.Tenant, "session", a.session.ID, "code", api.CodeOf(err), "err", err)
+			}
+			return outcome{kind: busy, reason: detail}, true
 		default:
 			return outcome{kind: failed, reason: detail, final: true}, true
 		}
@@ -230,12 +239,18 @@ func (a *attempt) ask(ctx context.Context) error {
 		}
 		return err
 	}
-	req := api.CreateSessionRequest{
-		Profile: a.task.Profile, Title: a.task.Title, Prompt: text, Repository: a.task.Repository, Env: a.task.Env, Agent: a.task.Agent,
-		Labels: map[string]string{labelTask: a.key.ID}, IdempotencyKey: name,
+	policy, shares := a.s.shares(&a.task)
+	if shares && !a.decided {
+		if err := a.choose(ctx, policy); err != nil {
+			return err
+		}
 	}
-	if req.Title == "" {
-		req.Title = "task " + a.key.ID
+	if a.task.SessionShared {
+		return a.sendAnew(ctx, text)
+	}
+	req := api.CreateSessionRequest{
+		Profile: a.task.Profile, Title: a.title(), Prompt: text, Repository: a.task.Repository, Env: a.task.Env, Agent: a.task.Agent,
+		Labels: map[string]string{labelTask: a.key.ID}, IdempotencyKey: name,
 	}
 	if a.task.Command != "" {
 		req.Agent = &api.Agent{Kind: commandKind}
@@ -243,8 +258,29 @@ func (a *attempt) ask(ctx context.Context) error {
 	if !a.task.SessionRequest.Keeps() {
 		req.TTL = api.Duration(a.timeout + ttlSlack)
 	}
+	if shares {
+		h := hold{queue: a.task.Queue, pool: poolOf(&a.task), maker: a.key.ID, made: a.task.Assigned, assigned: a.task.Assigned, tasks: 1}
+		req.Labels[labelReuse] = h.String()
+		req.IdleTimeout = policy.Idle + api.Duration(a.s.cfg.Sweep)
+	}
+	if _, ok := a.s.sessions.Get(a.session); ok && a.delivered(ctx) {
+		return nil // asked for before; a queue that was changed since would make it another request
+	}
 	_, err = rpc.Call(ctx, a.s.client, api.CreateSession, req)
 	return err
+}
+
+// delivered reports whether the session that the attempt has of its own holds the task's message.
+func (a *attempt) delivered(ctx context.Context) bool {
+	evs, _, err := a.s.events.Read(ctx, a.session.Tenant, a.session.ID, api.WriterUser, 0, eventsAhead)
+	return err == nil && slices.ContainsFunc(evs, func(ev api.Event) bool { return ev.MessageID == a.turn.message })
+}
+
+func (a *attempt) title() string {
+	if a.task.Title != "" {
+		return a.task.Title
+	}
+	return "task " + a.key.ID
 }
 
 // startBy is when the attempt must have begun to work.

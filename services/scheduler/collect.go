@@ -28,6 +28,8 @@ const (
 	// collectTimeout bounds keeping a task's files, pushTimeout pushing its branch.
 	collectTimeout = 5 * time.Minute
 	pushTimeout    = 3 * time.Minute
+	// salvageTimeout is for the files of a task that was stopped or failed, whose end somebody waits for.
+	salvageTimeout = 30 * time.Second
 	// maxAnswer bounds a listing or an answer of a runner.
 	maxAnswer = 4 << 20
 )
@@ -103,6 +105,34 @@ func (a *attempt) askRunner(ctx context.Context, rec api.SessionRecord, method, 
 		return nil, api.Errorf(api.CodeUnavailable, "the session's runner answered with status %d", resp.StatusCode)
 	}
 	return nil, &api.Error{Code: problem.Code, Detail: problem.Detail}
+}
+
+// finish adds to an outcome what the attempt left and used, also when it was stopped or its session is gone.
+func (a *attempt) finish(ctx context.Context, o *outcome) {
+	switch {
+	case o.kind == busy:
+		return
+	case o.kind == succeeded:
+		a.collect(ctx, o)
+	default:
+		if !a.turn.ended {
+			a.readRest(ctx)
+		}
+		a.salvage(ctx, o)
+	}
+	o.result.Usage = a.turn.usage
+}
+
+// salvage keeps the files of an attempt that did not succeed and that no other follows, if its session can still be asked for them.
+func (a *attempt) salvage(ctx context.Context, o *outcome) {
+	task, ok := a.s.view.Get(a.key)
+	session, runs := a.s.sessions.Get(a.session)
+	if len(a.task.Artifacts) == 0 || o.kind == preempted || !ok || a.s.another(&task.State, *o) || !runs || session.State.State != api.StateRunning || !a.turn.began {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, salvageTimeout)
+	defer cancel()
+	a.keepFiles(ctx, &o.result)
 }
 
 // collect keeps the files and pushes the branch that the task asks for. What cannot be kept is a problem of the result; a branch that cannot be

@@ -217,6 +217,7 @@ func assigned(rec api.TaskRecord, key bus.Key, now time.Time) api.TaskRecord {
 	rec.Assigned++
 	rec.StartedAt = &now
 	rec.SessionID, rec.Message = sessionOf(rec, key)
+	rec.SessionShared = rec.SessionRequest.Reuses()
 	kept := rec.Attempts[max(0, len(rec.Attempts)-keptAttempts+1):]
 	rec.Attempts = append(append(make([]api.TaskAttempt, 0, len(kept)+1), kept...), api.TaskAttempt{Attempt: rec.Attempt, Session: rec.SessionID, StartedAt: now})
 	return rec

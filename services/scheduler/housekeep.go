@@ -28,7 +28,7 @@ var sweepKinds = []api.SweepKind{api.SweepTaskSession, api.SweepArtifacts, api.S
 // finding is something whose time is over, as it was seen.
 type finding struct {
 	api.SweepItem
-	rev         uint64 // of the task; what was changed since is spared
+	rev         uint64 // what was changed since is spared; 0: it is not
 	task, owner string // of a session
 }
 
@@ -146,6 +146,14 @@ func (s *Service) leftSessions() (due []finding) {
 		return true
 	})
 	for _, e := range left {
+		if _, ok := holdOf(e); ok {
+			if u, why := s.use(e); u == useOff {
+				due = append(due, finding{rev: e.Rev, task: e.State.Labels[labelTask], owner: e.State.Owner, SweepItem: api.SweepItem{
+					Kind: api.SweepTaskSession, Tenant: e.Key.Tenant, ID: e.Key.ID, Since: e.At, Reason: why,
+				}})
+			}
+			continue
+		}
 		task, ok := s.view.Get(keyIn(e.Key.Tenant, e.State.Labels[labelTask]))
 		if !ok || !superfluous(task.State, e) {
 			continue
@@ -209,7 +217,7 @@ func (s *Service) remove(ctx context.Context, f finding) error {
 	key := keyIn(f.Tenant, f.ID)
 	switch f.Kind {
 	case api.SweepTaskSession:
-		return s.endSession(ctx, key, f.owner, f.task)
+		return s.endSession(ctx, key, f.rev, f.owner, f.task)
 	case api.SweepArtifacts:
 		return s.dropFiles(ctx, key, f)
 	}

@@ -44,7 +44,7 @@ const maxSummary = 16 << 10
 
 // outcome is that of a turn that ended by itself.
 func (t *turn) outcome() outcome {
-	o := outcome{kind: succeeded, result: api.TaskResult{Summary: tail(t.summary, maxSummary), Usage: t.usage}}
+	o := outcome{kind: succeeded, result: api.TaskResult{Summary: tail(t.summary, maxSummary)}}
 	switch {
 	case t.failure != "":
 		o.kind, o.reason, o.result.ExitCode = failed, "the agent could not finish: "+t.failure, 1
@@ -142,8 +142,10 @@ func (s *Service) conclude(rec *api.TaskRecord, o outcome, fence uint64) {
 	if n := len(kept); n > 0 {
 		last := &kept[n-1]
 		last.Outcome, last.Reason, last.EndedAt, last.Fence, last.PreemptedBy = o.kind.String(), o.reason, &now, fence, o.by
+		last.Usage = o.result.Usage
 	}
-	rec.Attempts = kept
+	rec.Attempts, rec.Usage = kept, addUsage(rec.Usage, o.result.Usage)
+	o.result.Usage = rec.Usage
 	if o.kind == preempted {
 		rec.State, rec.Reason, rec.RetryAt = api.TaskQueued, o.reason, nil // since when it waits, and so its age, stays
 		rec.Before++
@@ -190,7 +192,7 @@ func (s *Service) another(rec *api.TaskRecord, o outcome) bool {
 	return again && rec.Attempt-rec.Before < most
 }
 
-// cleanUp ends the session of an attempt that is over, unless it is not the attempt's own or was asked to stay.
+// cleanUp ends the session of an attempt that is over, unless it is not the attempt's own, was asked to stay or waits for another task.
 func (a *attempt) cleanUp(ctx context.Context, o outcome) {
 	if a.reuses() || o.kind == busy {
 		return
@@ -198,18 +200,21 @@ func (a *attempt) cleanUp(ctx context.Context, o outcome) {
 	if e, ok := a.s.view.Get(a.key); ok && e.State.State.Final() && e.State.SessionRequest.Keeps() {
 		return
 	}
-	if err := a.s.endSession(ctx, a.session, a.task.Owner, a.key.ID); err != nil && ctx.Err() == nil {
+	if a.keeps(o) {
+		return
+	}
+	if err := a.s.endSession(ctx, a.session, 0, a.task.Owner, a.key.ID); err != nil && ctx.Err() == nil {
 		a.s.log.WarnContext(ctx, "session not ended; the sweep tries again", "tenant", a.key.Tenant, "task", a.key.ID, "session", a.session.ID, "code", api.CodeOf(err), "err", err)
 	}
 }
 
-// endSession stops a session in its owner's name. One that does not exist has ended.
-func (s *Service) endSession(ctx context.Context, session bus.Key, owner, task string) error {
+// endSession stops a session in its owner's name, on the condition that it is at rev, unless that is zero. One that does not exist has ended.
+func (s *Service) endSession(ctx context.Context, session bus.Key, rev uint64, owner, task string) error {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	ctx, err := s.acting.as(ctx, session.Tenant, owner, "task "+task)
 	if err == nil {
-		_, err = rpc.Call(ctx, s.client, api.DeleteSession, api.SessionRef{ID: session.ID})
+		_, err = rpc.Call(ctx, s.client, api.DeleteSession, api.SessionRef{ID: session.ID, IfMatch: rev})
 	}
 	if api.CodeOf(err) == api.CodeNotFound {
 		return nil

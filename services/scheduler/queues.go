@@ -90,6 +90,7 @@ func checkQueue(q api.Queue) error {
 			break
 		}
 	}
+	checkReuse(&bad, "/session_reuse", q.Reuse)
 	checkDuration(&bad, "/ageing", q.Ageing)
 	checkDuration(&bad, "/default_timeout", q.DefaultTimeout)
 	checkDuration(&bad, "/retention", q.Retention)

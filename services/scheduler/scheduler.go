@@ -187,7 +187,7 @@ func (s *Service) open(ctx context.Context) (err error) {
 		Indexes:  map[string]func(bus.Entry[api.Queue]) []string{indexTenant: func(e bus.Entry[api.Queue]) []string { return []string{e.Key.Tenant} }},
 		OnChange: s.queueChanged,
 	})
-	s.sessions = bus.ReadLedger[api.SessionRecord](conn, "sessions").View(bus.ViewConfig[api.SessionRecord]{OnChange: s.sessionChanged})
+	s.sessions = bus.ReadLedger[api.SessionRecord](conn, "sessions").View(bus.ViewConfig[api.SessionRecord]{Indexes: sessionIndexes(), OnChange: s.sessionChanged})
 	s.view = s.tasks.View(bus.ViewConfig[api.TaskRecord]{Indexes: indexes(), OnChange: s.taskChanged})
 	return s.openSchedules(ctx)
 }

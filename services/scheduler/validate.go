@@ -94,6 +94,9 @@ func (s *Service) checkSession(bad *api.Problems, at string, spec *api.TaskSpec,
 	if spec.Session == nil || spec.Session.Reuse == "" {
 		return
 	}
+	if spec.Session.Own {
+		bad.Add(at+"/session/own", "contradicts reuse")
+	}
 	at += "/session/reuse"
 	id := spec.Session.Reuse
 	e, ok := s.sessions.Get(keyIn(p.Tenant, id))

@@ -50,6 +50,15 @@ func (s *Service) furnish(ctx context.Context, l *launch.Launch, rec api.Session
 		env = map[string]string{}
 	}
 	for _, ref := range rec.Secrets {
+		if ref.Env == gitToken && rec.Repository != nil {
+			withheld, err := s.withholds(ctx, ref, rec)
+			if err != nil {
+				return err
+			}
+			if withheld {
+				ref.Env, l.RepositoryNote = "", fmt.Sprintf("the profile's secret %q is not for that host (hosts)", ref.Name)
+			}
+		}
 		v, err := value(ref.Scope, ref.Name)
 		if api.CodeOf(err) == api.CodeNotFound && ref.Optional {
 			continue
@@ -76,6 +85,19 @@ func (s *Service) furnish(ctx context.Context, l *launch.Launch, rec api.Session
 		l.MCPServers = append(l.MCPServers, m)
 	}
 	return s.restore(ctx, l, rec)
+}
+
+// withholds reports whether a secret for repositories is not given to a session, because its repository is not where the secret may go. Who creates a session
+// chooses its repository, and must not learn a secret of the tenant by that.
+func (s *Service) withholds(ctx context.Context, ref api.SecretRef, rec api.SessionRecord) (bool, error) {
+	e, err := s.sealed(ctx, rec.Tenant, rec.Owner, ref.Scope, ref.Name)
+	switch {
+	case api.CodeOf(err) == api.CodeNotFound:
+		return false, nil // there is nothing to withhold
+	case err != nil:
+		return false, err
+	}
+	return !mayPresent(rec.Repository.URL, e.State.Scope, ref.Hosts), nil
 }
 
 // lacking makes a fault of the session of what its profile names and nobody has; else trying again may help.
@@ -180,6 +202,14 @@ func (p *problems) secretRefs(pointer string, profile api.Profile) {
 		}
 		if r.File != "" && (!validHomeFile(r.File) || files[r.File]) {
 			p.Add(at+"/file", "is not a path below the home, or is given twice")
+		}
+		if len(r.Hosts) > 0 && r.Env != gitToken || len(r.Hosts) > maxHosts {
+			p.Add(at+"/hosts", "are of a secret whose env is %s, and at most %d", gitToken, maxHosts)
+		}
+		for j, h := range r.Hosts {
+			if !validTokenHost(h) {
+				p.Add(at+"/hosts/"+strconv.Itoa(j), "is no host such as git.example.org, git.example.org:8443 or http://git.internal")
+			}
 		}
 		envs[r.Env], files[r.File] = true, true
 	}

@@ -28,6 +28,8 @@ type Launch struct {
 	CredentialFiles  []CredentialFile `json:"credential_files,omitempty"`
 	Repository       *api.Repository  `json:"repository,omitempty"`
 	RepositoryPolicy RepositoryPolicy `json:"repository_policy"`
+	// RepositoryNote says why a sign-in that its profile has is not given for the repository; for the session's owner.
+	RepositoryNote string `json:"repository_note,omitempty"`
 
 	// Dir holds workspace/, home/ and tmp/, which the runner makes.
 	Dir string `json:"dir"`

@@ -130,6 +130,9 @@ func (r *runner) fetch(ctx context.Context, ref string) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
+		if note := r.launch.RepositoryNote; note != "" && api.CodeOf(err) == api.CodeInvalid {
+			return api.Invalid("/repository/url", "%s; %s", api.Redact(err).Detail, note)
+		}
 		var coded *api.Error
 		if errors.As(err, &coded) {
 			return err
@@ -143,8 +146,8 @@ func (r *runner) fetch(ctx context.Context, ref string) error {
 const repositoryToken = "GIT_TOKEN"
 
 // credential returns what a session's environment holds for its repository: GIT_TOKEN (with GIT_USERNAME, where the host
-// wants one) for whatever host that is, else GITHUB_TOKEN, which the agent's own tools use too, for github.com. Whoever
-// creates the session chooses both, so the token goes where its owner sends it.
+// wants one), else GITHUB_TOKEN, which the agent's own tools use too, for github.com. A GIT_TOKEN of the session's profile is only there when the
+// repository is at a host that the token is for; whoever creates the session with one of their own sends it where they like.
 func credential(repository string, env map[string]string) repo.Credential {
 	u, err := url.Parse(repository)
 	if err != nil || u.Scheme != "https" && u.Scheme != "http" {

@@ -46,7 +46,7 @@ func newRepoTasks(t *testing.T, y *yardtest.Yard) *repoTasks {
 	y.Client.Must(t, http.MethodPut, "/api/v1/secrets/repository-token?scope=tenant", map[string]any{"value": forgeToken}, nil)
 	y.Client.Must(t, http.MethodPost, "/api/v1/profiles", api.Profile{
 		Name: "coder", Agent: api.Agent{Kind: "demo"}, Env: map[string]string{"GIT_USERNAME": forgeUser},
-		Secrets: []api.SecretRef{{Name: "repository-token", Scope: api.ScopeTenant, Env: "GIT_TOKEN"}},
+		Secrets: []api.SecretRef{{Name: "repository-token", Scope: api.ScopeTenant, Env: "GIT_TOKEN", Hosts: []string{strings.TrimSuffix(r.origin.URL, "/repo.git")}}},
 	}, nil)
 	return r
 }

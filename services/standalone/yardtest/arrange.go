@@ -77,7 +77,7 @@ func (y *Yard) awaitAnswer(t testing.TB) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), readyWithin)
 	defer cancel()
-	for _, path := range []string{"/api/v1/sessions", "/api/v1/traffic/policies"} {
+	for _, path := range []string{"/api/v1/sessions", "/api/v1/tasks", "/api/v1/traffic/policies"} {
 		y.awaitOK(ctx, t, path)
 	}
 }

@@ -1,0 +1,123 @@
+package scheduler
+
+import (
+	"testing"
+	"time"
+
+	"agentyard.dev/libs/api"
+	"agentyard.dev/libs/bus"
+)
+
+func FuzzHold(f *testing.F) {
+	f.Add("default 0123456789ab tabc 1 2 3")
+	f.Add("q p t 0 1 1")
+	f.Add("q  t 1 1 1 1")
+	f.Add("q p t 01 1 1")
+	f.Fuzz(func(t *testing.T, text string) {
+		h, ok := parseHold(text)
+		if ok && (h.String() != text || h.made < 1 || h.assigned < 1 || h.tasks < 1) {
+			t.Errorf("%q became %+v", text, h)
+		}
+		h.queue, h.pool, h.maker, h.made, h.assigned, h.tasks = "q", "p", "t1", 1, 2, 3
+		if back, ok := parseHold(h.String()); !ok || back != h {
+			t.Errorf("%q became %+v", h, back)
+		}
+	})
+}
+
+// TestUseOf is the table of what a session that tasks use one after another is at a time.
+func TestUseOf(t *testing.T) {
+	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	ended := now.Add(-time.Minute)
+	policy := api.SessionReuse{Idle: api.Duration(10 * time.Minute), MaxTasks: 3, MaxIdle: 1}
+	type one struct {
+		h       hold
+		session api.SessionRecord
+		task    api.TaskRecord
+		known   bool
+		allowed bool
+	}
+	tests := []struct {
+		name string
+		edit func(*one)
+		want use
+	}{
+		{"its task has succeeded in it", func(*one) {}, waits},
+		{"its task is not kept", func(c *one) { c.known = false }, useOff},
+		{"its task is not known so far", func(c *one) { c.h.assigned = 8 }, inUse},
+		{"its task has another assignment", func(c *one) { c.task.Assigned = 8 }, useOff},
+		{"its task works in it", func(c *one) { c.task.State, c.task.Fence = api.TaskRunning, 5 }, inUse},
+		{"its task waits for an answer in it", func(c *one) { c.task.State, c.task.Fence = api.TaskWaiting, 5 }, inUse},
+		{"its task has claimed it and not said so", func(c *one) { c.task.State, c.task.SessionID = api.TaskAssigned, "other" }, inUse},
+		{"its task has claimed it and decided for another", func(c *one) { c.task.State, c.task.SessionID, c.task.Fence = api.TaskAssigned, "other", 5 }, useOff},
+		{"its task was returned", func(c *one) { c.task.State = api.TaskQueued }, useOff},
+		{"its task failed", func(c *one) { c.task.State = api.TaskFailed }, useOff},
+		{"its task was cancelled", func(c *one) { c.task.State = api.TaskCancelled }, useOff},
+		{"its task expired", func(c *one) { c.task.State = api.TaskExpired }, useOff},
+		{"its task succeeded elsewhere", func(c *one) { c.task.SessionID = "other" }, useOff},
+		{"reuse was turned off", func(c *one) { c.allowed = false }, useOff},
+		{"it has had enough", func(c *one) { c.h.tasks = 3 }, useOff},
+		{"no task came", func(c *one) { at := now.Add(-10 * time.Minute); c.task.EndedAt = &at }, useOff},
+		{"it is paused", func(c *one) { c.session.State = api.StatePaused }, useOff},
+		{"it started anew", func(c *one) { c.session.State = api.StateStarting }, useOff},
+		{"its processes cannot be ended", func(c *one) { c.session.Isolation = []string{"user"} }, useOff},
+		{"its owner works with it", func(c *one) { c.session.Activity = api.ActivityWorking }, inUse},
+		{"its end is not reported so far", func(c *one) {
+			c.session.Activity = api.ActivityWorking
+			at := now.Add(-time.Second)
+			c.task.EndedAt = &at
+		}, waits},
+		{"its owner works with it for long", func(c *one) {
+			c.session.Activity = api.ActivityWorking
+			at := now.Add(-time.Hour)
+			c.task.EndedAt = &at
+		}, useOff},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			c := one{
+				h: hold{queue: "q", pool: "p", maker: "t1", made: 1, assigned: 7, tasks: 2}, known: true, allowed: true,
+				session: api.SessionRecord{Session: api.Session{ID: "s1", State: api.StateRunning, Activity: api.ActivityIdle, Isolation: []string{"user", "pid"}}},
+				task:    api.TaskRecord{Task: api.Task{State: api.TaskSucceeded, SessionID: "s1", EndedAt: &ended}, Assigned: 7},
+			}
+			tt.edit(&c)
+			got, why := useOf(c.h, bus.Entry[api.SessionRecord]{Change: api.Change[api.SessionRecord]{State: c.session}}, c.task, c.known, policy, c.allowed, now)
+			if got != tt.want || (got == useOff) != (why != "") {
+				t.Errorf("%d (%s), want %d", got, why, tt.want)
+			}
+		})
+	}
+}
+
+func TestPoolOf(t *testing.T) {
+	base := func() api.TaskRecord {
+		return api.TaskRecord{Task: api.Task{TaskSpec: api.TaskSpec{
+			Queue: "q", Prompt: "x", Profile: "coder", Repository: &api.Repository{URL: "https://example.org/a", Ref: "main"}, Env: map[string]string{"A": "1", "B": "2"},
+		}}}
+	}
+	a := base()
+	for name, tt := range map[string]struct {
+		edit func(*api.TaskRecord)
+		same bool
+	}{
+		"another prompt and ref":  {func(r *api.TaskRecord) { r.Prompt, r.Title, r.Repository.Ref = "y", "t", "side" }, true},
+		"another queue":           {func(r *api.TaskRecord) { r.Queue = "other" }, false},
+		"another profile":         {func(r *api.TaskRecord) { r.Profile = "" }, false},
+		"another agent":           {func(r *api.TaskRecord) { r.Agent = &api.Agent{Kind: "claude"} }, false},
+		"a command":               {func(r *api.TaskRecord) { r.Prompt, r.Command = "", "x" }, false},
+		"another repository":      {func(r *api.TaskRecord) { r.Repository.URL += "b" }, false},
+		"all history":             {func(r *api.TaskRecord) { r.Repository.Depth = -1 }, false},
+		"no repository":           {func(r *api.TaskRecord) { r.Repository = nil }, false},
+		"another value":           {func(r *api.TaskRecord) { r.Env["A"] = "2" }, false},
+		"another variable":        {func(r *api.TaskRecord) { r.Env["C"] = "" }, false},
+		"values the other way":    {func(r *api.TaskRecord) { r.Env = map[string]string{"A": "2", "B": "1"} }, false},
+		"the same, made anew":     {func(*api.TaskRecord) {}, true},
+		"nothing in its variable": {func(r *api.TaskRecord) { r.Env = nil }, false},
+	} {
+		b := base()
+		tt.edit(&b)
+		if got := poolOf(&a) == poolOf(&b); got != tt.same {
+			t.Errorf("%s: the same pool: %v", name, got)
+		}
+	}
+}
