@@ -149,7 +149,8 @@ func TestForeignImage(t *testing.T) {
 // TestStartFails: a session that cannot start says the true reason.
 func TestStartFails(t *testing.T) {
 	t.Parallel()
-	y := newYard(t, func(c *sessions.Config, _ *kube.Config) { c.StartTimeout = 6 * time.Second })
+	// As long as a busy cluster may take to find the reason out; all of them wait for it at the same time.
+	y := newYard(t, func(c *sessions.Config, _ *kube.Config) { c.StartTimeout = 30 * time.Second })
 	y.profile(api.Profile{Name: "large", Agent: api.Agent{Kind: "demo"}, Resources: api.Resources{CPUs: 1000}, Pod: api.Pod{Requests: api.Resources{CPUs: 1000}}})
 	y.profile(api.Profile{Name: "imageless", Agent: api.Agent{Kind: "demo"}, Image: "localhost/there/is:none"})
 	y.profile(api.Profile{Name: "classless", Agent: api.Agent{Kind: "demo"}, Pod: api.Pod{RuntimeClass: "nowhere"}})
