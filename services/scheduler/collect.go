@@ -126,9 +126,8 @@ func (a *attempt) finish(ctx context.Context, o *outcome) {
 // salvage keeps the files of an attempt that did not succeed and that no other follows, if its session can still be asked for them.
 func (a *attempt) salvage(ctx context.Context, o *outcome) {
 	task, ok := a.s.view.Get(a.key)
-	session, runs := a.s.sessions.Get(a.session)
-	if len(a.task.Artifacts) == 0 || o.kind == preempted || !ok || a.s.another(&task.State, *o) || !runs || session.State.State != api.StateRunning || !a.turn.began {
-		return
+	if len(a.task.Artifacts) == 0 || o.kind == preempted || !ok || a.s.another(&task.State, *o) || !a.turn.began {
+		return // there is nothing, or nobody to ask
 	}
 	ctx, cancel := context.WithTimeout(ctx, salvageTimeout)
 	defer cancel()

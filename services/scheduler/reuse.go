@@ -27,8 +27,9 @@ const (
 const (
 	// labelReuse is the label of sessions that tasks use one after another: a hold.
 	labelReuse = "task-reuse"
-	// claimTries is how many sessions a task asks for before it has one made.
+	// claimTries is how often a task asks for a session before it has one made, changeWait how long it waits for news of one that it did not get.
 	claimTries = 4
+	changeWait = 500 * time.Millisecond
 	// maxHeld bounds how many sessions of a queue are looked at.
 	maxHeld = 10_000
 	// endSlack is for what a runner says of its turn's end to become known.
@@ -244,20 +245,32 @@ func (s *Service) waitingSessions(index, value string, most int) []bus.Entry[api
 func (a *attempt) choose(ctx context.Context, policy api.SessionReuse) error {
 	own, _ := sessionOf(a.task, a.key)
 	pool := poolValue(a.key.Tenant, a.task.Owner, poolOf(&a.task))
-	for _, e := range a.s.waitingSessions(indexPool, pool, claimTries) {
+	for range claimTries {
+		waiting := a.s.waitingSessions(indexPool, pool, 1)
+		if len(waiting) == 0 {
+			break
+		}
+		e := waiting[0]
 		h, _ := holdOf(e)
 		h.assigned, h.tasks = a.task.Assigned, h.tasks+1
 		err := a.claim(ctx, e, h)
-		switch api.CodeOf(err) {
-		case api.CodeConflict, api.CodeNotFound:
-			continue // another was faster, or it has ended
-		}
-		if err != nil {
+		switch code := api.CodeOf(err); {
+		case err == nil:
+			return a.decide(ctx, e.Key.ID, own)
+		case code == api.CodeConflict || code == api.CodeNotFound: // another was faster, it has ended, or its runner has said something
+			a.untilChanged(ctx, e)
+		default:
 			return err
 		}
-		return a.decide(ctx, e.Key.ID, own)
 	}
 	return a.decide(ctx, own, own)
+}
+
+// untilChanged waits until this process knows of what has become of a session.
+func (a *attempt) untilChanged(ctx context.Context, e bus.Entry[api.SessionRecord]) {
+	wait, cancel := context.WithTimeout(ctx, changeWait)
+	defer cancel()
+	_, _ = a.s.sessions.Wait(wait, e.Key, func(now bus.Entry[api.SessionRecord]) bool { return now.Rev != e.Rev }) // in vain is no error: it is asked for again
 }
 
 // claim writes in a session's labels that this assignment has it, on the condition that nothing of it has changed since it waited.
