@@ -129,7 +129,7 @@ func (s *Service) create(ctx context.Context, req api.CreateWebhookRequest) (api
 func (s *Service) list(ctx context.Context, req api.List) (api.Page[api.Webhook], error) {
 	out := api.Page[api.Webhook]{Items: []api.Webhook{}}
 	p, _ := api.PrincipalFrom(ctx)
-	limit, before, err := bounds(req)
+	limit, before, err := bounds(cursorWebhooks, req)
 	if err != nil {
 		return out, err
 	}
@@ -138,7 +138,7 @@ func (s *Service) list(ctx context.Context, req api.List) (api.Page[api.Webhook]
 	})
 	if len(entries) > limit {
 		entries = entries[:limit]
-		out.NextCursor = strconv.FormatUint(entries[limit-1].Created, 36)
+		out.NextCursor = api.EncodeCursor(cursorWebhooks, entries[limit-1].Created)
 	}
 	for _, e := range entries {
 		out.Items = append(out.Items, public(e))
@@ -146,14 +146,17 @@ func (s *Service) list(ctx context.Context, req api.List) (api.Page[api.Webhook]
 	return out, nil
 }
 
-func bounds(l api.List) (limit int, before uint64, err error) {
-	if limit, err = l.Bound(); err != nil || l.Cursor == "" {
-		return limit, 0, err
+// A cursor's kind says which list it belongs to.
+const (
+	cursorWebhooks   byte = 'w' // the creation revision of the page's last webhook
+	cursorDeliveries byte = 'v' // and of its last delivery
+)
+
+func bounds(kind byte, l api.List) (limit int, before uint64, err error) {
+	if limit, err = l.Bound(); err == nil {
+		before, err = api.DecodeCursor(kind, l.Cursor)
 	}
-	if before, err = strconv.ParseUint(l.Cursor, 36, 64); err != nil || before == 0 {
-		return 0, 0, api.Invalid("/cursor", "is not a cursor that this list gave out")
-	}
-	return limit, before, nil
+	return limit, before, err
 }
 
 func (s *Service) get(ctx context.Context, req api.NameRef) (api.Webhook, error) {
@@ -252,7 +255,7 @@ func (s *Service) listDeliveries(ctx context.Context, req api.ListDeliveriesRequ
 	if err != nil {
 		return out, err
 	}
-	limit, before, err := bounds(req.List)
+	limit, before, err := bounds(cursorDeliveries, req.List)
 	if err != nil {
 		return out, err
 	}
@@ -267,7 +270,7 @@ func (s *Service) listDeliveries(ctx context.Context, req api.ListDeliveriesRequ
 	entries := s.view.List(byWebhook, webhookValue(e.Key.Tenant, e.Key.ID), before, limit+1, keep)
 	if len(entries) > limit {
 		entries = entries[:limit]
-		out.NextCursor = strconv.FormatUint(entries[limit-1].Created, 36)
+		out.NextCursor = api.EncodeCursor(cursorDeliveries, entries[limit-1].Created)
 	}
 	for _, d := range entries {
 		out.Items = append(out.Items, shown(d))
