@@ -45,7 +45,8 @@ type Conn struct {
 	scoped bool          // a session's: no JetStream API
 	closed chan struct{} // when nc is
 
-	replicas int           // of each stream at least
+	replicas int // of each stream at least
+	crowd    bool
 	attempt  time.Duration // how long one try of something waits for its answer
 
 	mu        sync.Mutex
@@ -77,7 +78,7 @@ const (
 	crowdAttempt = OpTimeout
 )
 
-// crowdDelay is how long one of a crowd waits before it tries to connect for the nth time in a row (1, 2, …).
+// crowdDelay is how long one of a crowd waits before it tries to connect, or to read, for the nth time in a row (1, 2, …).
 func crowdDelay(n int) time.Duration {
 	return rand.N(min(crowdFirst<<min(max(n-1, 0), 10), crowdMost)) //nolint:gosec // jitter
 }
@@ -100,7 +101,7 @@ func Connect(cfg Config) (*Conn, error) {
 		c.log = slog.New(slog.DiscardHandler)
 	}
 	if cfg.Crowd {
-		c.attempt = crowdAttempt
+		c.crowd, c.attempt = true, crowdAttempt
 	}
 	opts := []nats.Option{
 		nats.Name(cfg.Name),

@@ -40,7 +40,7 @@ func (l *Ledger[T]) FollowPart(ctx context.Context, live, tenant string, after u
 		if err == nil {
 			break
 		}
-		if err := pause(ctx, n); err != nil {
+		if err := p.pause(ctx, n); err != nil {
 			return err
 		}
 	}
@@ -106,6 +106,23 @@ func (p *part[T]) miss() {
 	}
 }
 
+// pause waits before try n (1, 2, …) of a read. One of a crowd waits long, for where the bus has too much to do it is because all of them read; but when the bus
+// comes back it reads at once, since that happens to one after the other.
+func (p *part[T]) pause(ctx context.Context, n int) error {
+	if !p.l.c.crowd {
+		return pause(ctx, n)
+	}
+	t := time.NewTimer(crowdDelay(n))
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-p.missed:
+	case <-t.C:
+	}
+	return nil
+}
+
 // catchUp reads to the ledger's head.
 func (p *part[T]) catchUp(ctx context.Context) error {
 	subject := p.l.prefix + p.tenant + ".*"
@@ -130,7 +147,7 @@ func (p *part[T]) catchUp(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		if err := pause(ctx, n); err != nil { // the bus is away, or the ledger not made yet
+		if err := p.pause(ctx, n); err != nil { // the bus is away, or the ledger not made yet
 			return err
 		}
 	}
@@ -157,7 +174,7 @@ func (p *part[T]) catchUp(ctx context.Context) error {
 		case err != nil && api.CodeOf(err) != api.CodeUnavailable:
 			return fmt.Errorf("follow %s of %s: %w", p.l.cfg.Noun, p.tenant, err)
 		case err != nil: // the bus is away, or the ledger not made yet
-			if err := pause(ctx, n); err != nil {
+			if err := p.pause(ctx, n); err != nil {
 				return err
 			}
 			n++

@@ -3,6 +3,7 @@ package tcagent
 import (
 	"context"
 	"encoding/json"
+	"math/rand/v2"
 	"time"
 
 	"agentyard.dev/libs/api"
@@ -14,8 +15,10 @@ const (
 	gather = 50 * time.Millisecond
 	// heartbeat is how often a node reports that has no news.
 	heartbeat = time.Minute
-	// reportRetry is how long a report that could not be written waits.
-	reportRetry = time.Second
+	// reportRetry is how long a report that could not be written waits, half of it at random, doubled with each that fails, and at most: when
+	// the bus has too much to do, that is because all nodes report.
+	reportRetry     = time.Second
+	reportRetryMost = 16 * time.Second
 )
 
 // actor is who reports.
@@ -36,6 +39,7 @@ func (s *Service) report(ctx context.Context) error {
 	key := bus.Key{Tenant: api.HomeTenant, ID: s.token}
 	beat := time.NewTicker(heartbeat)
 	defer beat.Stop()
+	retry := reportRetry
 	for {
 		began := time.Now()
 		if err := s.write(ctx, nodes, key); err != nil {
@@ -43,9 +47,11 @@ func (s *Service) report(ctx context.Context) error {
 				return nil
 			}
 			s.log.WarnContext(ctx, "report", "code", api.CodeOf(err), "err", err)
-			wait(ctx, reportRetry)
+			wait(ctx, retry/2+rand.N(retry/2)) //nolint:gosec // jitter
+			retry = min(2*retry, reportRetryMost)
 			continue
 		}
+		retry = reportRetry
 		select {
 		case <-s.news:
 			wait(ctx, time.Until(began.Add(gather)))
@@ -79,8 +85,11 @@ func (s *Service) write(ctx context.Context, nodes *bus.Ledger[api.TrafficNodeRe
 	}
 	meta := bus.Meta{Actor: actor, Verb: "report"}
 	if s.reported.Rev != 0 {
-		s.reported, err = nodes.Replace(ctx, s.reported, meta, record)
-		if api.CodeOf(err) != api.CodeConflict {
+		e, err := nodes.Replace(ctx, s.reported, meta, record)
+		if err == nil {
+			s.reported = e
+		}
+		if err == nil || api.CodeOf(err) != api.CodeConflict { // what was refused may have been written: then the next meets a conflict
 			return err
 		}
 	}
