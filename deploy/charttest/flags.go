@@ -70,13 +70,13 @@ var decided = map[string][]string{
 		"kube.namespace", "kube.instance", "kube.service-account", "kube.image", "kube.pull-policy", "kube.declarations", "kube.declarations-url",
 		"kube.network-policies", "kube.ca-configmap", "kube.collector-image", "kube.collector-endpoint"},
 	"scheduler": {"scheduler.replicas", "scheduler.secret-keys-file"},
-	"tcagent":   {"tcagent.node", "tcagent.data"},
+	"tcagent":   {"tcagent.node", "tcagent.data", "tcagent.cri", "tcagent.default"},
 }
 
 // pointless are flags that do nothing in a pod.
 var pointless = map[string][]string{
 	"sessions": {"sessions.data-dir", "sessions.socket-dir", "sessions.node", "sessions.uid-base", "sessions.uid-count", "sessions.network", "sessions.network-pool", "sessions.network-loopback", "sessions.network-hold", "kube.config"},
-	"tcagent":  {"tcagent.proc", "tcagent.namespace", "tcagent.default"},
+	"tcagent":  {"tcagent.proc", "tcagent.namespace"},
 }
 
 // schemas are the values that a flag's type takes. A flag that names its argument itself does not tell its type.

@@ -59,7 +59,11 @@ sessions:
     enabled: true
     namespaces: {team-a: default/ua234567a234567ab, team-b: acme/ub234567b234567bc}
     url: https://yard.example.com
-tcagent: {enabled: true}
+tcagent:
+  enabled: true
+  criSocket: /run/containerd/containerd.sock
+  defaultPolicy: {name: default, link: {upload: {ceiling: 50Mbit}, download: {ceiling: 200Mbit}}}
+  faults: {relay: true}
 tccontroller: {enabled: true}
 dashboards: {enabled: true}
 alerts: {enabled: true, labels: {release: prometheus}}

@@ -125,6 +125,10 @@ func TestNodeAgent(t *testing.T) {
 			if a.name != "agentyard-everything" && a.name != "tcagent" {
 				t.Errorf("%s runs %s", a.name, o.Name())
 			}
+			paths, added := "[/var/lib/agentyard/tcagent]", "[NET_ADMIN SYS_ADMIN SYS_PTRACE]"
+			if a.name == "agentyard-everything" { // which asks for it
+				paths, added = "[/var/lib/agentyard/tcagent /run/containerd /dev/net/tun]", "[NET_ADMIN SYS_ADMIN SYS_PTRACE NET_RAW]"
+			}
 			pod := podSpec(o)
 			var volumes []string
 			for _, v := range asList(pod["volumes"]) {
@@ -132,11 +136,11 @@ func TestNodeAgent(t *testing.T) {
 					volumes = append(volumes, text(dig(v, "hostPath", "path")))
 				}
 			}
-			if got := fmt.Sprint(volumes, pod["hostNetwork"], pod["hostPID"], pod["hostIPC"], pod["automountServiceAccountToken"]); got != "[/var/lib/agentyard/tcagent] true true <nil> false" {
+			if got := fmt.Sprint(volumes, pod["hostNetwork"], pod["hostPID"], pod["hostIPC"], pod["automountServiceAccountToken"]); got != paths+" true true <nil> false" {
 				t.Errorf("%s: of the node it has %s", a.name, got)
 			}
 			for _, c := range asList(pod["containers"]) {
-				if got := fmt.Sprint(dig(c, "securityContext")); got != "map[allowPrivilegeEscalation:false capabilities:map[add:[NET_ADMIN SYS_ADMIN SYS_PTRACE] drop:[ALL]] readOnlyRootFilesystem:true]" {
+				if got := fmt.Sprint(dig(c, "securityContext")); got != "map[allowPrivilegeEscalation:false capabilities:map[add:"+added+" drop:[ALL]] readOnlyRootFilesystem:true]" {
 					t.Errorf("%s: %s", a.name, got)
 				}
 			}

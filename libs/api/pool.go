@@ -1,5 +1,8 @@
 package api
 
+// PodLabel is the label that every pod of a session has, bound or not: the id with which it asks for its launch.
+const PodLabel = "agentyard.dev/pod"
+
 // Pool keeps runners of a profile ready before there are sessions for them. Each is used once. Only a runtime of pods keeps pools.
 type Pool struct {
 	Size  int `json:"size"`            // how many are ready while nobody takes one

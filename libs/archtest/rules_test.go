@@ -52,7 +52,11 @@ var homes = map[string][]string{
 	"github.com/hashicorp/cronexpr":   {"services/scheduler/cron"},
 	"github.com/rogpeppe/go-internal": {"services/standalone/scenario"},
 
-	"k8s.io":                         {"services/sessions/kube", "bench/cluster", "services/tcagent/controller", "deploy/cluster/kubeall", "deploy/e2e"},
+	"k8s.io": {"services/sessions/kube", "bench/cluster", "services/tcagent/controller", "deploy/cluster/kubeall", "deploy/e2e"},
+	// What the node agent may link of Kubernetes: the messages of the container runtime's socket.
+	"k8s.io/cri-api":         {"services/tcagent/cri"},
+	"google.golang.org/grpc": {"services/tcagent/cri"},
+
 	"sigs.k8s.io":                    {"services/sessions/kube", "services/tcagent/controller", "deploy/charttest"},
 	"github.com/vishvananda/netlink": {"libs/tc/kernel"},
 	"github.com/vishvananda/netns":   {"libs/tc/kernel"},

@@ -107,6 +107,9 @@ type Diversion struct {
 	Loss uint64 `json:"loss,omitempty"`
 }
 
+// noNetem is why a node cannot delay or double packets at all.
+const noNetem = "the kernel has no netem, and the node's agent lacks /dev/net/tun and CAP_NET_RAW to do it itself (the chart's faults.relay)"
+
 // Relayed says whether delay, jitter and doubling are not the kernel's part on a node but the agent's: they are no part of the plan then.
 func (f Fault) Relayed(c Capabilities) bool {
 	return (f.Delay != 0 || f.Duplicate != 0) && c.Faults && c.Relay && !c.Netem
@@ -124,11 +127,11 @@ func (p *Plan) WithFault(f Fault, until uint64, c Capabilities) (plan *Plan, mis
 		f.Delay, f.Jitter, f.Duplicate = 0, 0, 0
 	}
 	if f.Delay != 0 && !c.Netem {
-		missing = append(missing, "delay: the kernel has no netem")
+		missing = append(missing, "delay: "+noNetem)
 		f.Delay, f.Jitter = 0, 0
 	}
 	if f.Duplicate != 0 && !c.Netem {
-		missing = append(missing, "duplicate: the kernel has no netem")
+		missing = append(missing, "duplicate: "+noNetem)
 		f.Duplicate = 0
 	}
 	if f == (Fault{Direction: f.Direction}) {

@@ -141,6 +141,9 @@ func (s *Service) idle() time.Duration {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	d := retryMost
+	if s.shelter.expecting() {
+		d = expectStep
+	}
 	for _, until := range s.faults {
 		d = min(d, time.Until(until))
 	}
@@ -226,7 +229,7 @@ func (s *Service) apply(ctx context.Context, plan *tc.Plan, on *kernel.Interface
 	case s.kernel == nil:
 		return nil, kernel.Result{}, s.unable
 	case on == nil:
-		found, ok, err := s.finder.find(address)
+		found, ok, err := s.finder.find(ctx, address)
 		if err != nil {
 			return nil, kernel.Result{}, err
 		}
@@ -323,7 +326,7 @@ func (s *Service) takeAway(ctx context.Context, id string, n *session, on *kerne
 	var err error
 	n.relay.keep(nil, on)
 	if on == nil && s.kernel != nil && n.Record.Address != "" {
-		if found, ok, ferr := s.finder.find(n.Record.Address); ferr == nil && ok {
+		if found, ok, ferr := s.finder.find(ctx, n.Record.Address); ferr == nil && ok {
 			on = &found
 		}
 	}
@@ -373,9 +376,8 @@ func (s *Service) watch(ctx context.Context) error {
 	return s.kernel.Watch(ctx, s.lookAll, func(c kernel.Change) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		if s.shelter != nil && (c.New || c.Gone || c.Device == 0) {
-			s.shelter.look.Store(true)
-			s.wakeUp()
+		if c.New || c.Device == 0 {
+			s.arrived()
 		}
 		if s.finder != nil && (c.Gone || c.Device == 0) {
 			if s.gone == nil {

@@ -1,7 +1,9 @@
 package tcagent
 
 import (
+	"context"
 	"errors"
+	"log/slog"
 	"maps"
 	"net/netip"
 	"os"
@@ -15,14 +17,18 @@ import (
 )
 
 // finder finds sessions' interfaces: a session's processes are in a network namespace that has its address, and the veth in that namespace
-// has its other side on the node. It needs to see the node's processes, and no container runtime. Who makes a veth for a session may say so
-// by its alias (api.TrafficLinkAlias), before any process is there.
+// has its other side on the node. Who makes a veth for a session may say so by its alias (api.TrafficLinkAlias), before any process is there, and a container runtime, if there is one,
+// knows its pods; otherwise, or if they know nothing, the node's processes are looked through.
 type finder struct {
-	proc   string
-	kernel *kernel.Kernel
+	proc    string
+	kernel  *kernel.Kernel
+	runtime Runtime // nil: it is not asked
+	log     *slog.Logger
+	silent  bool // the runtime did not answer the last time
 
 	spaces  map[string]space // by what names a network namespace: "net:[4026532008]", which may be another's when this one has ended
-	scanned bool
+	told    bool             // what aliases and the runtime say was looked at
+	scanned bool             // and the processes
 }
 
 // space is a network namespace that has processes.
@@ -31,19 +37,32 @@ type space struct {
 	ok    bool // it has a veth with its other side here
 }
 
-func newFinder(proc string, k *kernel.Kernel) *finder {
-	return &finder{proc: proc, kernel: k, spaces: map[string]space{}}
+func newFinder(proc string, k *kernel.Kernel, runtime Runtime, log *slog.Logger) *finder {
+	return &finder{proc: proc, kernel: k, runtime: runtime, log: log, spaces: map[string]space{}}
 }
 
 // find returns the interface of the session with that address; ok is false while there is none. It looks at the node's processes at
 // most once between two calls of again.
-func (f *finder) find(address string) (on kernel.Interface, ok bool, err error) {
+func (f *finder) find(ctx context.Context, address string) (on kernel.Interface, ok bool, err error) {
 	want, err := netip.ParseAddr(address)
 	if err != nil {
 		return on, false, nil //nolint:nilerr // no address: a session without a network of its own
 	}
 	if on, ok = f.known(want.Unmap()); ok || f.scanned {
 		return on, ok, nil
+	}
+	if !f.told {
+		told, err := f.ask(ctx)
+		if err != nil {
+			return on, false, err
+		}
+		if _, err := f.visit(told, false); err != nil {
+			return on, false, err
+		}
+		f.told = true
+		if on, ok = f.known(want.Unmap()); ok {
+			return on, ok, nil
+		}
 	}
 	if err := f.scan(); err != nil {
 		return on, false, err
@@ -63,10 +82,43 @@ func (f *finder) known(want netip.Addr) (on kernel.Interface, ok bool) {
 }
 
 // again lets the next find look anew.
-func (f *finder) again() { f.scanned = false }
+func (f *finder) again() { f.told, f.scanned = false, false }
 
-// scan looks at the namespaces of all processes; those that are known by another process still are not asked again, unless they had no
-// address yet.
+// ask returns the files of network namespaces that aliases and the container runtime name. A runtime that does not answer is no error: there are processes.
+func (f *finder) ask(ctx context.Context) (paths []string, err error) {
+	named, err := f.kernel.Named(api.TrafficLinkAlias)
+	if err != nil {
+		return nil, err
+	}
+	for _, n := range named {
+		if path, ok := f.file(n); ok {
+			paths = append(paths, path)
+		}
+	}
+	for _, p := range f.pods(ctx) {
+		paths = append(paths, f.namespace(p.PID))
+	}
+	return paths, nil
+}
+
+// pods are those that the container runtime knows.
+func (f *finder) pods(ctx context.Context) []Pod {
+	if f.runtime == nil {
+		return nil
+	}
+	pods, err := f.runtime.Pods(ctx)
+	if err != nil && !f.silent && ctx.Err() == nil {
+		f.log.Warn("the container runtime does not say where its pods are; the node's processes are looked through", "err", err)
+	}
+	f.silent = err != nil
+	return pods
+}
+
+func (f *finder) namespace(pid int) string {
+	return filepath.Join(f.proc, strconv.Itoa(pid), "ns", "net")
+}
+
+// scan looks at the namespaces of all processes, and forgets those that have none.
 func (f *finder) scan() error {
 	entries, err := os.ReadDir(f.proc)
 	if err != nil {
@@ -76,20 +128,35 @@ func (f *finder) scan() error {
 	if err != nil {
 		return err
 	}
-	paths := make([]string, 0, len(named)+len(entries))
+	var told, paths []string
 	for _, n := range named {
 		if path, ok := f.file(n); ok {
-			paths = append(paths, path)
+			told = append(told, path)
 		}
 	}
-	said := len(paths) // and who said so may have closed it since
 	for _, e := range entries {
-		if _, err := strconv.Atoi(e.Name()); err == nil {
-			paths = append(paths, filepath.Join(f.proc, e.Name(), "ns", "net"))
+		if pid, err := strconv.Atoi(e.Name()); err == nil {
+			paths = append(paths, f.namespace(pid))
 		}
 	}
-	seen := map[string]space{}
-	for i, path := range paths {
+	seen, err := f.visit(told, false)
+	if err != nil {
+		return err
+	}
+	more, err := f.visit(paths, true)
+	if err != nil {
+		return err
+	}
+	maps.Copy(more, seen)
+	f.spaces = more
+	return nil
+}
+
+// visit looks at network namespaces, and returns what is known of these. Those that are known by another file still are not asked again, unless they had no address yet. Whether a file
+// that somebody else named is one, only strict visits care.
+func (f *finder) visit(paths []string, strict bool) (seen map[string]space, err error) {
+	seen = map[string]space{}
+	for _, path := range paths {
 		name, err := os.Readlink(path)
 		if err != nil {
 			continue // it has ended, or is a kernel thread's
@@ -100,16 +167,15 @@ func (f *finder) scan() error {
 		known, ok := f.spaces[name]
 		if !ok || !known.ok || len(known.found.Addresses) == 0 {
 			found, err := f.kernel.Find(path)
-			if err != nil && !errors.Is(err, kernel.ErrGone) && i >= said {
-				return err
+			if err != nil && strict && !errors.Is(err, kernel.ErrGone) {
+				return nil, err
 			}
 			known = space{found: found, ok: err == nil}
 		}
-		known.found.Namespace = path // a process that is there now
-		seen[name] = known
+		known.found.Namespace = path // a file that is there now
+		seen[name], f.spaces[name] = known, known
 	}
-	f.spaces = seen
-	return nil
+	return seen, nil
 }
 
 // file is the file of a network namespace that an alias names, in the node's /proc. Who closed it may have another file of that number by now, before the kernel has

@@ -33,7 +33,8 @@ type yard struct {
 	nodes *bus.Ledger[api.TrafficNodeRecord]
 	lab   *kerneltest.Lab
 
-	config tcagent.Config // of agents
+	config  tcagent.Config // of agents
+	runtime tcagent.Runtime
 }
 
 func newYard(t *testing.T) *yard {
@@ -79,7 +80,7 @@ func (y *yard) agent(reg prometheus.Registerer) (stop func()) {
 }
 
 func (y *yard) agentOn(ctx context.Context, cancel context.CancelFunc, conn *bus.Conn, reg prometheus.Registerer) (stop func()) {
-	s := tcagent.New(y.config, tcagent.Deps{Bus: conn, Version: "test", Metrics: reg})
+	s := tcagent.New(y.config, tcagent.Deps{Bus: conn, Version: "test", Metrics: reg, Runtime: y.runtime})
 	ended := make(chan error, 1)
 	go func() { ended <- s.Run(ctx) }()
 	stopped := false

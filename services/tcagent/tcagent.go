@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -29,8 +30,24 @@ type Deps struct {
 	Version string
 	Logger  *slog.Logger          // nil: none
 	Metrics prometheus.Registerer // nil: none
+	// Runtime knows the pods of the node; nil: the node's processes are looked through.
+	Runtime Runtime
 	// Rehearsal, if not nil, has the agent do all that it does, but to a kernel: for measuring controllers and buses.
 	Rehearsal *Rehearsal
+}
+
+// Runtime is the node's container runtime (package cri).
+type Runtime interface {
+	// Pods lists the pods that are ready and have a network namespace of their own. It bounds its own time, and is cheap to ask again.
+	Pods(ctx context.Context) ([]Pod, error)
+}
+
+// Pod is a pod of the node.
+type Pod struct {
+	ID        string // of its sandbox, of which there is one for each network namespace
+	Labels    map[string]string
+	Addresses []netip.Addr
+	PID       int // of a process in its network namespace, in the numbers of the node
 }
 
 // Rehearsal stands in for a kernel.
@@ -118,7 +135,7 @@ func (s *Service) open(ctx context.Context) error {
 		s.unable = err
 		s.log.WarnContext(ctx, "this node cannot control traffic; its sessions' traffic is not limited", "err", err)
 	} else {
-		s.kernel, s.finder = k, newFinder(s.cfg.Proc, k)
+		s.kernel, s.finder = k, newFinder(s.cfg.Proc, k, s.deps.Runtime, s.log)
 		if s.cfg.Default != "" {
 			if s.shelter, err = newShelter(s.cfg.Default); err != nil {
 				return errors.Join(err, k.Close())

@@ -22,7 +22,7 @@ const (
 	labelTenant      = "agentyard.dev/tenant"
 	labelIncarnation = "agentyard.dev/incarnation"
 	labelProfile     = "agentyard.dev/profile"
-	labelPod         = "agentyard.dev/pod"  // the id with which the pod asks to be bound
+	labelPod         = api.PodLabel         // the id with which the pod asks to be bound
 	labelPool        = "agentyard.dev/pool" // of a pod that was made for a pool: whether it waits for a session
 	labelKeep        = "agentyard.dev/keep" // of a volume that its session does not take along
 	labelInstance    = "app.kubernetes.io/instance"

@@ -157,8 +157,8 @@ func (n *Namespace) addSession(t testing.TB, host string, prepare func(*Namespac
 	return s
 }
 
-// Inhabit starts a process in the session's namespace, by which an agent finds it. It ends with the test.
-func (s *Session) Inhabit(t testing.TB) {
+// Inhabit starts a process in the session's namespace, by which an agent finds it, and returns its id. It ends with the test.
+func (s *Session) Inhabit(t testing.TB) (pid int) {
 	t.Helper()
 	cmd := exec.Command("sleep", "600")
 	if err := s.Do(cmd.Start); err != nil {
@@ -168,6 +168,7 @@ func (s *Session) Inhabit(t testing.TB) {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
 	})
+	return cmd.Process.Pid
 }
 
 func (n *Namespace) up(name string) (index int, err error) {

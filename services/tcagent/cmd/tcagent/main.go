@@ -11,6 +11,7 @@ import (
 	"agentyard.dev/libs/bus"
 	"agentyard.dev/libs/daemon"
 	"agentyard.dev/services/tcagent"
+	"agentyard.dev/services/tcagent/cri"
 )
 
 // version is set by the linker.
@@ -31,6 +32,7 @@ func main() {
 //	┌─ daemon ──────────────────────┐
 //	│ admin: health, ready, metrics │ ◀── operator, kubelet
 //	│ tcagent ── kernel ────────────┼──▶ sessions' interfaces
+//	│    ├─ container runtime ──────┼──▶ CRI socket, if one is named: where pods' network namespaces are
 //	│    └─ connection ─────────────┼──▶ bus: its node's plans, what it applied, counters
 //	└───────────────────────────────┘
 func run(args []string, getenv func(string) string) error {
@@ -43,6 +45,8 @@ func run(args []string, getenv func(string) string) error {
 	cfg.Register(fs)
 	client.Register(fs)
 	process.Register(fs)
+	socket := fs.String("tcagent.cri", "",
+		"`socket` of the node's container runtime (CRI), such as /run/containerd/containerd.sock, which is asked where pods' network namespaces are; empty: the node's processes are looked through")
 	if err := daemon.ParseFlags(fs, args, getenv); err != nil {
 		return err
 	}
@@ -55,7 +59,16 @@ func run(args []string, getenv func(string) string) error {
 	if err != nil {
 		return err
 	}
-	service := tcagent.New(cfg, tcagent.Deps{Bus: conn, Version: version, Logger: d.Logger, Metrics: d.Metrics})
+	deps := tcagent.Deps{Bus: conn, Version: version, Logger: d.Logger, Metrics: d.Metrics}
+	if *socket != "" {
+		runtime, err := cri.Open(*socket)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = runtime.Close() }()
+		deps.Runtime = runtime
+	}
+	service := tcagent.New(cfg, deps)
 
 	d.Ready("tcagent", service.Ready)
 	d.Add("bus", conn.Run)
