@@ -14,6 +14,7 @@ import (
 
 	"agentyard.dev/libs/api"
 	"agentyard.dev/libs/bus"
+	"agentyard.dev/libs/parts"
 )
 
 const (
@@ -76,10 +77,9 @@ func benchLedger(ctx context.Context, r *report) error {
 	}
 	// As in a service: the view spares the read before each write.
 	view := ledger.View(bus.ViewConfig[api.SessionRecord]{})
-	ctx, cancel := context.WithCancel(ctx)
-	ended := make(chan error, 1)
-	go func() { ended <- view.Run(ctx) }()
-	defer func() { cancel(); _ = <-ended }()
+	group, ctx := parts.New(ctx)
+	defer group.Stop()
+	group.Go("follow sessions", view.Run)
 	<-view.Ready()
 	state := api.SessionRecord{Session: api.Session{Title: "a session like any other", State: api.StateRunning, Owner: "u1"}}
 	keys := make([]bus.Key, busWorkers)
@@ -178,13 +178,12 @@ func benchLog(ctx context.Context, r *report) error {
 // appendAll appends logEvents events through a session's own credential and returns how
 // many a second were kept.
 func appendAll(ctx context.Context, log *bus.Log, runner *bus.Conn, session string, ev api.Event) (float64, error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
 	a := bus.NewAppender(runner, "default", session, 0, func(context.Context) (uint64, string, error) {
 		return 0, "", errors.New("the position is not needed while the bus is up")
 	})
-	ended := make(chan error, 1)
-	go func() { ended <- a.Run(ctx) }()
+	group, ctx := parts.New(ctx)
+	defer group.Stop()
+	group.Go("append", a.Run)
 	start := time.Now()
 	for range logEvents {
 		if err := a.Append(ctx, ev); err != nil {
@@ -195,8 +194,7 @@ func appendAll(ctx context.Context, log *bus.Log, runner *bus.Conn, session stri
 		return 0, err
 	}
 	v := logEvents / time.Since(start).Seconds()
-	cancel()
-	_ = <-ended
+	group.Stop()
 	if _, err := log.Last(context.WithoutCancel(ctx), "default", session, api.WriterAgent); err != nil {
 		return 0, err
 	}

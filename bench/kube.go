@@ -36,11 +36,12 @@ func benchKube(ctx context.Context, r *report) error {
 	if err := cmd.Start(); err != nil {
 		return err
 	}
-	defer context.AfterFunc(ctx, func() {
+	ignore := context.AfterFunc(ctx, func() {
 		if errors.Is(ctx.Err(), context.Canceled) { // told to stop
 			_ = cmd.Process.Signal(syscall.SIGINT)
 		}
-	})()
+	})
+	defer ignore()
 	for lines := bufio.NewScanner(out); lines.Scan(); {
 		line := lines.Text()
 		switch {

@@ -108,7 +108,7 @@ func readPart(r io.Reader, part []byte) (n int, ended bool, err error) {
 		more, err = r.Read(part[n:])
 		n += more
 	}
-	if err == io.EOF { //nolint:errorlint // as io.Reader promises
+	if err == io.EOF {
 		return n, true, nil
 	}
 	return n, false, err

@@ -25,7 +25,7 @@ func TestBlobs(t *testing.T) {
 	for _, size := range []int{0, 1, 512 << 10, 512<<10 + 1, 3 << 20} {
 		content := make([]byte, size)
 		for i := range content {
-			content[i] = byte(r.Uint32()) //nolint:gosec // any byte
+			content[i] = byte(r.Uint32())
 		}
 		blob, err := blobs.Put(t.Context(), "acme", "t1", bytes.NewReader(content), 3<<20)
 		if err != nil || blob.Size != int64(size) {

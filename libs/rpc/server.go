@@ -115,7 +115,7 @@ func (s *Server) Run(ctx context.Context) error {
 		s.awaitBus(ctx)
 		<-ctx.Done()
 	}
-	return errors.Join(err, s.drain(subs))
+	return errors.Join(err, s.drain(subs)) //nolint:contextcheck // ctx has ended
 }
 
 // subscribe asks for requests: the service's operations, and each operation that a session's runner or another service may ask.

@@ -160,9 +160,10 @@ func (p *Plan) WithFault(f Fault, until uint64, c Capabilities) (plan *Plan, mis
 	}
 	if p.Mode == Off { // the other direction stays as it is: without
 		out.Mode, out.Limits = Report, nil
-		if f.Direction == Upload {
+		switch f.Direction {
+		case Upload:
 			out.Download = nil
-		} else if f.Direction == Download {
+		case Download:
 			out.Upload = nil
 		}
 	}

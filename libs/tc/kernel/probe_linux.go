@@ -74,13 +74,13 @@ func probeHere() (caps tc.Capabilities, err error) {
 	}
 	ps := newPrograms()
 	defer ps.close()
-	caps.BPF = p.runs(ps, rootHandle, "classes", func() asm.Instructions {
+	caps.BPF = p.runs(ps, "classes", func() asm.Instructions {
 		port := uint8(unix.IPPROTO_TCP)
 		return classifier(&tc.Tree{Default: tc.DefaultMinor, Filters: []tc.Filter{
 			{Class: tc.DefaultMinor, Family: tc.IPv6, Protocol: &port, DstPorts: tc.PortRange{First: 443, Last: 443}},
 		}})
 	}, false)
-	caps.Faults = caps.BPF && p.runs(ps, rootHandle, "faults", func() asm.Instructions {
+	caps.Faults = caps.BPF && p.runs(ps, "faults", func() asm.Instructions {
 		return classifier(&tc.Tree{Default: tc.DefaultMinor, Fault: &tc.Diversion{Until: 1, Class: tc.FaultMinor, Lost: tc.LostMinor, Loss: 1}})
 	}, false)
 	caps.Relay = caps.Faults && p.relays(ps)
@@ -111,7 +111,7 @@ func (p *prober) can(m message) bool {
 }
 
 // runs says whether the kernel takes a program, and as a filter.
-func (p *prober) runs(ps *programs, parent uint32, role string, build func() asm.Instructions, direct bool) bool {
+func (p *prober) runs(ps *programs, role string, build func() asm.Instructions, direct bool) bool {
 	prog, err := ps.get(role, []byte(role), build)
 	if err != nil {
 		return false
@@ -123,7 +123,7 @@ func (p *prober) runs(ps *programs, parent uint32, role string, build func() asm
 	defer func() { _ = handle.Close() }()
 	f := classFilter(prog)
 	f.direct = direct
-	return p.can(f.put(loopback, parent, handle.FD()))
+	return p.can(f.put(loopback, rootHandle, handle.FD()))
 }
 
 // redirects says whether an ingress filter can send packets to another device (act_mirred).
@@ -186,9 +186,9 @@ func (p *prober) relays(ps *programs) bool {
 	defer func() { _ = tap.Close() }()
 	stop, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	if _, err := (&Kernel{}).injector(loopback, stop); err != nil { // needs CAP_NET_RAW
+	if _, err := (&Kernel{}).injector(stop, loopback); err != nil { // needs CAP_NET_RAW
 		return false
 	}
-	return p.runs(ps, rootHandle, "relay", func() asm.Instructions { return divertToTap(loopback, 1) }, true) &&
-		p.runs(ps, rootHandle, "giveback", func() asm.Instructions { return giveBack(loopback) }, true)
+	return p.runs(ps, "relay", func() asm.Instructions { return divertToTap(loopback, 1) }, true) &&
+		p.runs(ps, "giveback", func() asm.Instructions { return giveBack(loopback) }, true)
 }

@@ -95,7 +95,7 @@ func (k *Kernel) Relay(ctx context.Context, on Interface, f tc.Fault, until uint
 		if err == nil {
 			files = append(files, file)
 			var send func([]byte)
-			if send, err = k.attach(ctx, on, d, file, until, stop); err == nil {
+			if send, err = k.attach(ctx, stop, on, d, file, until); err == nil {
 				r.pump(stop, file, f, send)
 				continue
 			}
@@ -157,7 +157,7 @@ func openTap(namespace, name string) (file *os.File, err error) {
 }
 
 // attach puts the programs around a tap, and returns how a packet goes on from there.
-func (k *Kernel) attach(ctx context.Context, on Interface, d tc.Direction, file *os.File, until uint64, stop context.Context) (send func([]byte), err error) {
+func (k *Kernel) attach(ctx, stop context.Context, on Interface, d tc.Direction, file *os.File, until uint64) (send func([]byte), err error) {
 	tap, ok, err := readLink(k.socket, 0, file.Name())
 	if err != nil || !ok {
 		return nil, errors.Join(err, errIf(!ok, ErrGone))
@@ -201,7 +201,7 @@ func (k *Kernel) attach(ctx context.Context, on Interface, d tc.Direction, file 
 			return nil, err
 		}
 		send = func(frame []byte) { _, _ = file.Write(frame) } // full: it is lost
-	} else if send, err = k.injector(on.Index, stop); err != nil {
+	} else if send, err = k.injector(stop, on.Index); err != nil {
 		return nil, err
 	}
 	if err := put(on.Index, parent, func() asm.Instructions { return divertToTap(tap.index, until) }); err != nil {
@@ -212,7 +212,7 @@ func (k *Kernel) attach(ctx context.Context, on Interface, d tc.Direction, file 
 }
 
 // injector sends marked packets out of a device.
-func (k *Kernel) injector(device int, stop context.Context) (send func([]byte), err error) {
+func (k *Kernel) injector(stop context.Context, device int) (send func([]byte), err error) {
 	var fd int
 	err = inNamespace(k.path, func() (err error) {
 		if fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0); err != nil {
@@ -277,7 +277,7 @@ func (r *Relay) pump(stop context.Context, file *os.File, f tc.Fault, send func(
 			}
 			wait := time.Duration(f.Delay)
 			if f.Jitter > 0 {
-				wait += time.Duration(rand.Int64N(2*int64(f.Jitter)+1)) - time.Duration(f.Jitter)
+				wait += time.Duration(rand.Int64N(2*int64(f.Jitter)+1)) - time.Duration(f.Jitter) //nolint:gosec // what shall be random, not secret
 			}
 			p := late{time.Now().Add(wait), append([]byte(nil), buf[:n]...)}
 			for range 1 + doubled(f.Duplicate) {
@@ -316,7 +316,7 @@ func (r *Relay) pump(stop context.Context, file *os.File, f tc.Fault, send func(
 }
 
 func doubled(p tc.Portion) int {
-	if rand.Uint32N(uint32(tc.All)) < uint32(p) {
+	if rand.Uint32N(uint32(tc.All)) < uint32(p) { //nolint:gosec // likewise
 		return 1
 	}
 	return 0
