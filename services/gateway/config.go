@@ -34,6 +34,8 @@ type Config struct {
 	MaxSubscriptions int
 	// MaxStreams bounds the open streams of one principal.
 	MaxStreams int
+	// TraceContext says what becomes of the traceparent of an authenticated request: "ignore", "join" or "obey".
+	TraceContext string
 }
 
 // DefaultConfig returns the defaults.
@@ -47,6 +49,7 @@ func DefaultConfig() Config {
 		WriteTimeout:     10 * time.Second,
 		MaxSubscriptions: 10_000,
 		MaxStreams:       5_000,
+		TraceContext:     traceJoin,
 	}
 }
 
@@ -67,6 +70,13 @@ func (c *Config) Register(fs *flag.FlagSet) {
 	fs.DurationVar(&c.WriteTimeout, "gateway.write-timeout", c.WriteTimeout, "how long one write to a client may take before its stream is closed")
 	fs.IntVar(&c.MaxSubscriptions, "gateway.max-subscriptions", c.MaxSubscriptions, "sessions that one WebSocket may follow")
 	fs.IntVar(&c.MaxStreams, "gateway.max-streams", c.MaxStreams, "open streams of one principal")
+	fs.Func("gateway.trace-context", "what becomes of a request's traceparent; ignore it, join its trace and record as of any request (so it is without this flag), or obey its sampled flag too", func(s string) error {
+		if s != traceIgnore && s != traceJoin && s != traceObey {
+			return fmt.Errorf("want %s, %s or %s", traceIgnore, traceJoin, traceObey)
+		}
+		c.TraceContext = s
+		return nil
+	})
 }
 
 // list parses a comma-separated flag; the last value given wins.
@@ -105,6 +115,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.MaxSubscriptions <= 0 {
 		c.MaxSubscriptions = d.MaxSubscriptions
+	}
+	if c.TraceContext == "" {
+		c.TraceContext = d.TraceContext
 	}
 	if c.MaxStreams <= 0 {
 		c.MaxStreams = d.MaxStreams

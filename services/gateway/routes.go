@@ -215,7 +215,7 @@ func (g *Gateway) serveOp(w *recorder, r *http.Request, op api.OpInfo) {
 		if !ok {
 			return
 		}
-		ctx = token.WithRaw(api.WithPrincipal(ctx, c.Principal), c.raw)
+		ctx = g.traced(token.WithRaw(api.WithPrincipal(ctx, c.Principal), c.raw), r.Header)
 		if op.Service == api.Exchange.Service { // a new key's secret, for one
 			ctx = context.WithValue(ctx, sealingKey{}, sealing{credential: c.credential})
 		}

@@ -167,6 +167,21 @@ func TestOneTrace(t *testing.T) {
 		if turn.took < 20*time.Millisecond {
 			t.Errorf("the agent slept for 20 ms, and its turn took %s", turn.took)
 		}
+		// A client's own trace goes on here; what it says of recording decides nothing.
+		const clients, theirs = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+		status, body, err := y.Client.Do(t.Context(), http.MethodPost, "/api/v1/sessions/"+s.ID+"/messages", map[string]any{"content": "echo traced"},
+			"Traceparent", "00-"+clients+"-"+theirs+"-00", "Tracestate", "stranger=1")
+		if err != nil || status != http.StatusAccepted {
+			t.Fatalf("status %d, %v: %s", status, err, body)
+		}
+		asked = await("sessions.send", client, theirs)
+		answered = await("sessions.send", server, asked.id)
+		turn = await("runner.turn", consumer, answered.id)
+		for _, s := range []span{asked, answered, turn} {
+			if s.trace != clients {
+				t.Errorf("%+v is not in the client's trace", s)
+			}
+		}
 		if len(y.Processes()) > 2 && (asked.service != "gateway" || answered.service != "sessions") {
 			t.Errorf("asked by %s, answered by %s", asked.service, answered.service)
 		}
