@@ -52,6 +52,6 @@ func (c *collection) adjust() {
 
 // percentFor returns GOGC for a heap of which so much is live.
 func percentFor(live uint64) int {
-	const least = 4 << 20                                         // Go's own smallest heap
+	const least = 4 << 20 // Go's own smallest heap
 	return max(usualPercent, int(100*heapFloor/max(live, least)))
 }
