@@ -15,7 +15,7 @@ import (
 
 func (a *app) schedule() *cobra.Command {
 	return group("schedule", "Make tasks at planned times", []string{"schedules", "cron"},
-		a.scheduleCreate(), a.scheduleList(), a.scheduleShow(), a.scheduleNext(),
+		a.scheduleCreate(), a.scheduleUpdate(), a.scheduleList(), a.scheduleShow(), a.scheduleHistory(), a.scheduleNext(),
 		a.onSchedule("pause ID", "Make no more tasks of a schedule", func(ctx context.Context, c *client.Client, id string) error {
 			s, err := client.Do(ctx, c, api.PauseSchedule, api.ScheduleRef{ID: id})
 			if err != nil {
@@ -47,12 +47,10 @@ func (a *app) schedule() *cobra.Command {
 func (a *app) scheduleCreate() *cobra.Command {
 	var req api.CreateScheduleRequest
 	var task taskFlags
-	var overlap string
-	var catchUp, jitter time.Duration
-	var notify []string
+	var flags scheduleFlags
 	cmd := a.command("create [PROMPT]", "Create a schedule and print its id", cobra.MaximumNArgs(1), nil)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		if req.Cron == "" {
+		if flags.cron == "" {
 			return usage(errors.New("give --cron, such as --cron '30 2 * * *'"))
 		}
 		made, err := task.request(a, args)
@@ -61,10 +59,8 @@ func (a *app) scheduleCreate() *cobra.Command {
 		}
 		req.Task, req.Title = made.TaskSpec, made.Title
 		req.IdempotencyKey = made.IdempotencyKey // so that a lost answer can be asked again
-		req.Overlap, req.CatchUp, req.Jitter = api.Overlap(overlap), api.Duration(catchUp), api.Duration(jitter)
-		for _, name := range notify {
-			req.Task.Notify = append(req.Task.Notify, api.TaskNotify{Webhook: name})
-		}
+		req.Cron, req.Timezone, req.Paused, req.PauseAfter = flags.cron, flags.timezone, flags.paused, flags.pauseAfter
+		req.Overlap, req.CatchUp, req.Jitter = api.Overlap(flags.overlap), api.Duration(flags.catchUp), api.Duration(flags.jitter)
 		c, err := a.client()
 		if err != nil {
 			return err
@@ -84,17 +80,7 @@ func (a *app) scheduleCreate() *cobra.Command {
 	cmd.Example = "  agentyard schedule create --cron '30 2 * * mon-fri' --timezone Europe/Berlin \\\n" +
 		"      --repo https://github.com/you/project --branch deps 'Update the dependencies'"
 	task.register(cmd)
-	s := cmd.Flags()
-	s.StringVar(&req.Cron, "cron", "", "when, a cron `expression`")
-	s.StringVar(&req.Timezone, "timezone", "", "IANA time `zone` of the expression (default UTC)")
-	s.StringVar(&overlap, "overlap", "", "when the last task has not ended: skip, queue or cancel_running (default skip)")
-	s.DurationVar(&catchUp, "catch-up", 0, "how late a task may be made after the scheduler was away (default 10m)")
-	s.DurationVar(&jitter, "jitter", 0, "make each task up to this much later")
-	s.BoolVar(&req.Paused, "paused", false, "begin paused")
-	s.IntVar(&req.PauseAfter, "pause-after", 0, "pause after this many failed tasks in a row; -1: never (default 10)")
-	s.StringArrayVar(&notify, "notify", nil, "`webhook` to tell of each task's end; repeat for more")
-	_ = cmd.RegisterFlagCompletionFunc("overlap", cobra.FixedCompletions(
-		[]string{string(api.OverlapSkip), string(api.OverlapQueue), string(api.OverlapCancel)}, cobra.ShellCompDirectiveNoFileComp))
+	flags.register(cmd)
 	return cmd
 }
 

@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -15,7 +16,8 @@ import (
 
 func (a *app) task() *cobra.Command {
 	return group("task", "Queue work for agents, watch it, get its result", []string{"tasks", "t"},
-		a.taskCreate(), a.taskList(), a.taskShow(), a.taskLogs(), a.taskWait(), a.taskCancel(), a.taskRetry())
+		a.taskCreate(), a.taskBatch(), a.taskList(), a.taskShow(), a.taskHistory(), a.taskLogs(), a.taskWait(), a.taskCancel(), a.taskRetry(),
+		a.taskArtifacts(), a.taskDownload())
 }
 
 // onTask returns a command whose first argument is a task's id.
@@ -73,8 +75,14 @@ type taskFlags struct {
 	timeout           time.Duration
 	env, labels       []string
 	reuse             string
-	keep              bool
+	keep, own         bool
 	parents           string
+
+	depth               int
+	notBefore           string
+	backoff, maxBackoff time.Duration
+	commit              api.TaskCommit
+	notify              []string
 }
 
 func (t *taskFlags) register(cmd *cobra.Command) {
@@ -101,6 +109,53 @@ func (t *taskFlags) register(cmd *cobra.Command) {
 	f.StringVar(&t.spec.ResultBranch, "branch", "", "push what has changed to this new branch")
 	f.StringVar(&t.reuse, "session", "", "run in this `session` of yours instead of a new one")
 	f.BoolVar(&t.keep, "keep", false, "leave the task's session running")
+	f.BoolVar(&t.own, "own-session", false, "in a session that no other task had or gets, whatever the queue says")
+	f.IntVar(&t.depth, "depth", 0, "commits of history to clone; -1: all (default 1)")
+	f.StringVar(&t.notBefore, "not-before", "", "start at this `time` at the earliest: RFC 3339, or a duration from now")
+	f.DurationVar(&t.backoff, "backoff", 0, "wait so long before the second attempt, then twice as long each time (default 5s)")
+	f.DurationVar(&t.maxBackoff, "max-backoff", 0, "but never longer than this (default 5m)")
+	f.StringVar(&t.commit.Author, "commit-author", "", "who commits the branch's changes")
+	f.StringVar(&t.commit.Email, "commit-email", "", "and their address")
+	f.StringVar(&t.commit.Message, "commit-message", "", "`template`; {{id}}, {{title}}, {{attempt}} and {{summary}} stand for the task's")
+	f.StringArrayVar(&t.notify, "notify", nil, "`webhook` to tell of the task's end, or WEBHOOK=STATE,STATE of these states; repeat for more")
+}
+
+// more fills in what few tasks have.
+func (t *taskFlags) more(spec *api.TaskSpec) error {
+	if t.depth != 0 {
+		if spec.Repository == nil {
+			return usage(fmt.Errorf("--depth is of --repo"))
+		}
+		spec.Repository.Depth = t.depth
+	}
+	if t.backoff != 0 || t.maxBackoff != 0 {
+		if spec.Retry == nil {
+			spec.Retry = &api.TaskRetry{}
+		}
+		spec.Retry.Backoff, spec.Retry.MaxBackoff = api.Duration(t.backoff), api.Duration(t.maxBackoff)
+	}
+	if t.notBefore != "" {
+		at, err := moment(t.notBefore)
+		if err != nil {
+			return usage(err)
+		}
+		spec.NotBefore = &at
+	}
+	if t.commit != (api.TaskCommit{}) {
+		commit := t.commit
+		spec.Commit = &commit
+	}
+	for _, text := range t.notify {
+		name, states, _ := strings.Cut(text, "=")
+		n := api.TaskNotify{Webhook: name}
+		for state := range strings.SplitSeq(states, ",") {
+			if state != "" {
+				n.On = append(n.On, api.TaskState(state))
+			}
+		}
+		spec.Notify = append(spec.Notify, n)
+	}
+	return nil
 }
 
 func (t *taskFlags) request(a *app, args []string) (api.CreateTaskRequest, error) {
@@ -125,8 +180,11 @@ func (t *taskFlags) request(a *app, args []string) (api.CreateTaskRequest, error
 	if t.attempts != 0 || t.onFailure {
 		spec.Retry = &api.TaskRetry{MaxAttempts: t.attempts, OnFailure: t.onFailure}
 	}
-	if t.reuse != "" || t.keep {
-		spec.Session = &api.TaskSession{Reuse: t.reuse, Keep: t.keep}
+	if t.reuse != "" || t.keep || t.own {
+		spec.Session = &api.TaskSession{Reuse: t.reuse, Keep: t.keep, Own: t.own}
+	}
+	if err := t.more(&spec); err != nil {
+		return api.CreateTaskRequest{}, err
 	}
 	if t.deadline != "" {
 		at, err := moment(t.deadline)
@@ -189,6 +247,7 @@ func (a *app) taskList() *cobra.Command {
 	f.StringVar(&state, "state", "", "only tasks in this state")
 	f.StringVar(&req.Queue, "queue", "", "only tasks of this queue")
 	f.StringVar(&req.Owner, "owner", "", "only this principal's tasks")
+	f.StringVar(&req.Schedule, "schedule", "", "only tasks of this schedule")
 	f.StringArrayVarP(&req.Label, "label", "l", nil, "only tasks with this label, `KEY=VALUE`; repeat to demand several")
 	f.StringVarP(&req.Query, "query", "q", "", "only tasks with this text in their title, name or id")
 	listFlags(cmd, &req.List)
@@ -265,16 +324,36 @@ func (a *app) showTask(task api.Task) error {
 			}
 			t.field("summary", shorten(line(r.Summary), 200))
 		}
+		if u := task.Usage; u.InputTokens > 0 || u.OutputTokens > 0 {
+			text := fmt.Sprintf("%d tokens in, %d out", u.InputTokens, u.OutputTokens)
+			if u.CostUSD != nil {
+				text += fmt.Sprintf(", $%.4f", *u.CostUSD)
+			}
+			t.row("used", text)
+		}
+		for _, at := range task.Attempts {
+			if at.Outcome != "" && len(task.Attempts) > 1 {
+				t.row(fmt.Sprintf("attempt %d", at.Attempt), strings.TrimSpace(at.Outcome+" in "+at.Session+" "+at.Reason))
+			}
+		}
 	})
 }
 
 func (a *app) taskLogs() *cobra.Command {
 	var follow bool
+	var attempt int
 	cmd := a.onTask("logs ID", "Show what happens in a task's session", func(ctx context.Context, c *client.Client, args []string) error {
 		for session := ""; ; {
 			t, err := client.Do(ctx, c, api.GetTask, api.TaskRef{ID: args[0]})
 			if err != nil {
 				return err
+			}
+			if attempt > 0 {
+				i := slices.IndexFunc(t.Attempts, func(at api.TaskAttempt) bool { return at.Attempt == attempt })
+				if i < 0 {
+					return usage(fmt.Errorf("the task has no attempt %d that it remembers", attempt))
+				}
+				return a.follow(ctx, c, t.Attempts[i].Session, 0, untilHead, "")
 			}
 			switch {
 			case t.SessionID != "" && t.SessionID != session: // of the next attempt
@@ -300,6 +379,7 @@ func (a *app) taskLogs() *cobra.Command {
 		}
 	})
 	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "go on until the task ends, attempt after attempt")
+	cmd.Flags().IntVar(&attempt, "attempt", 0, "of this attempt rather than the last")
 	return cmd
 }
 

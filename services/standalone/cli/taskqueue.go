@@ -14,7 +14,7 @@ import (
 
 func (a *app) queue() *cobra.Command {
 	return group("queue", "See and change the queues in which tasks wait", []string{"queues"},
-		a.queueList(), a.queueShow(), a.queueCreate(), a.queueDelete(),
+		a.queueList(), a.queueShow(), a.queueConfig(), a.queueCreate(), a.queueUpdate(), a.queueDelete(),
 		a.queueVerb("pause NAME", "Start no more tasks of a queue", api.PauseQueue),
 		a.queueVerb("resume NAME", "Start tasks of a queue again", api.ResumeQueue),
 		a.queueDead(), a.queueRedrive())
@@ -71,19 +71,15 @@ func (a *app) queueShow() *cobra.Command {
 }
 
 func (a *app) queueCreate() *cobra.Command {
-	var q api.Queue
+	var flags queueFlags
 	cmd := a.command("create NAME", "Create a queue", cobra.ExactArgs(1), func(cmd *cobra.Command, c *client.Client, args []string) error {
-		q.Name = args[0]
+		q := api.Queue{Name: args[0]}
+		if err := flags.apply(cmd, &q); err != nil {
+			return err
+		}
 		return a.toldQueue(client.Do(cmd.Context(), c, api.CreateQueue, q))
 	})
-	f := cmd.Flags()
-	f.StringVar(&q.Description, "description", "", "what it is for")
-	f.BoolVar(&q.Paused, "paused", false, "start nothing yet")
-	f.IntVar(&q.Concurrency, "concurrency", 0, "tasks at once; 0: the server's default")
-	f.BoolVar(&q.Preempt, "preempt", false, "let a waiting task take the place of a running one of lower priority")
-	f.IntVar(&q.PerTenant, "per-tenant", 0, "tasks of one tenant at once; 0: the server's default")
-	f.IntVar(&q.PerUser, "per-user", 0, "tasks of one user at once; 0: the server's default")
-	f.IntVar(&q.PerKey, "per-key", 0, "tasks of one concurrency key at once (default 1)")
+	flags.register(cmd)
 	return cmd
 }
 
