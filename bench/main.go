@@ -4,6 +4,7 @@
 //
 //	go run ./bench                 all of them
 //	go run ./bench -run 'proxy|replay'
+//	go run ./bench -run fleet      10,000 node agents: needs some 5 GiB of memory and 11,000 open files a process
 //	go run ./bench -run tasks      needs PostgreSQL and Redis (make bench RUN=tasks installs them by apt) and starts both
 //
 // The figures of one run can be compared with each other, not with another machine's.
@@ -44,10 +45,21 @@ var benchmarks = []benchmark{
 	{"tasks-depth", "a task's cost and memory while 100,000 and 1,000,000 wait", benchDepth},
 }
 
+// inner are the parts of benchmarks that have a process of their own, so that what they use can be told apart: this program, started again with the
+// part's name as its only argument.
+var inner = map[string]func(ctx context.Context) error{}
+
 // runTimeout bounds one benchmark.
 const runTimeout = 15 * time.Minute
 
 func main() {
+	if len(os.Args) == 2 && inner[os.Args[1]] != nil {
+		if err := inner[os.Args[1]](context.Background()); err != nil {
+			fmt.Fprintf(os.Stderr, "bench %s: %v\n", os.Args[1], err)
+			os.Exit(1)
+		}
+		return
+	}
 	only := flag.String("run", "", "run only the benchmarks whose name matches this regular expression")
 	out := flag.String("out", "", "also append the lines to this file")
 	flag.Parse()
