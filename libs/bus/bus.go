@@ -31,7 +31,7 @@ type Config struct {
 	Logger      *slog.Logger
 	// Replicas is the least number of copies of a stream that this connection makes, on a bus of several servers; zero: 1.
 	Replicas int
-	// Crowd says that thousands of processes connect like this one. When the bus was away they come back at random over as long as it was, at most
+	// Crowd says that thousands of processes connect like this one. When the bus was away they come back at random over some twice as long, at most
 	// 20 s, and are more patient: all at once would be too late, and try again for ever.
 	Crowd bool
 }
