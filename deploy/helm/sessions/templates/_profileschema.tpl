@@ -33,6 +33,11 @@ properties:
           x-kubernetes-validations:
             - {rule: '!self.startsWith("/") && !self.split("/").exists(p, p == "" || p == "." || p == "..")', message: must be a path below the home}
         optional: {type: boolean}
+        hosts:
+          type: array
+          maxItems: 16
+          description: 'With env GIT_TOKEN: where the secret may be presented, as git.example.org or git.example.org:8443. No other host gets it.'
+          items: {type: string, minLength: 1, maxLength: 255}
   mcpServers:
     type: array
     maxItems: 32
