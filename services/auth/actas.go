@@ -46,7 +46,7 @@ func (s *Service) actAs(ctx context.Context, req api.ActAsRequest) (api.TokenRes
 		}
 		p := api.Principal{ID: user.ID, Tenant: user.Tenant, Name: user.Name, Roles: user.Roles, Scopes: slices.Clone(req.Scopes)}
 		if !s.trust.Revoked(p, at.Truncate(time.Second)) {
-			return s.mintActAs(ctx, asks, p, at, req.Purpose)
+			return s.mintActAs(asks, p, at, req.Purpose)
 		}
 		if try == 2 {
 			return api.TokenResponse{}, &api.Error{Code: api.CodeUnavailable, RetryAfter: time.Second, Detail: "what this principal may do is being changed; try again"}
@@ -85,7 +85,7 @@ func (s *Service) mayAct(ctx context.Context, req api.ActAsRequest) (userRecord,
 	return user, nil
 }
 
-func (s *Service) mintActAs(ctx context.Context, asks, p api.Principal, at time.Time, purpose string) (api.TokenResponse, error) {
+func (s *Service) mintActAs(asks, p api.Principal, at time.Time, purpose string) (api.TokenResponse, error) {
 	raw, life, err := s.signing.mint(p, at, min(s.cfg.TokenTTL, maxActAs))
 	if err != nil {
 		return api.TokenResponse{}, fmt.Errorf("act for %s: %w", p.ID, err)

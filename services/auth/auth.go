@@ -124,7 +124,7 @@ func (s *Service) Run(ctx context.Context) error {
 	}
 	// What is followed and written in the background ends after the server, which needs it to the last request.
 	background := newGroup(context.WithoutCancel(ctx))
-	defer background.stop()
+	defer func() { _ = background.stop() }() // again is harmless
 	s.follow(background)
 	starting, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -150,7 +150,7 @@ func (s *Service) Run(ctx context.Context) error {
 // stopped turns what went wrong because ctx ended into success.
 func stopped(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
-		return nil
+		return nil //nolint:nilerr // told to stop
 	}
 	return err
 }

@@ -148,7 +148,7 @@ func TestBootstrapKilled(t *testing.T) {
 				}
 				half(t, y, cfg, steps)
 				r := y.start(cfg)
-				key := ""
+				var key string
 				if file {
 					key = y.adminKey()
 				} else {

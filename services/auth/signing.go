@@ -54,7 +54,6 @@ type signing struct {
 
 	s      *Service
 	sealer atomic.Pointer[sealer] // nil until start
-	wake   chan struct{}          // makes the leader look now
 	ring   atomic.Pointer[token.KeySet]
 
 	mu  sync.Mutex

@@ -111,7 +111,7 @@ func (s *Service) Run(ctx context.Context) error {
 	if s.kernel != nil {
 		defer func() { _ = s.kernel.Close() }()
 	}
-	group, ctx := parts.New(ctx)
+	group, _ := parts.New(ctx)
 	defer group.Stop()
 	group.Go("enforce", s.enforce)
 	group.Go("follow plans", s.follow)
