@@ -122,7 +122,7 @@ func InitBus(dir string, nodes ...string) (*bus.Keyring, []string, error) {
 
 // ServeBus runs the bus until ctx ends and calls ready when it takes clients.
 func ServeBus(ctx context.Context, cfg BusConfig, logger *slog.Logger, ready func(url string)) error {
-	unlock, err := makeAndLock(cfg.Data)
+	unlock, err := makeAndLock(ctx, cfg.Data)
 	if err != nil {
 		return err
 	}
@@ -146,9 +146,9 @@ func ServeBus(ctx context.Context, cfg BusConfig, logger *slog.Logger, ready fun
 	return nil
 }
 
-func makeAndLock(dir string) (unlock func(), err error) {
+func makeAndLock(ctx context.Context, dir string) (unlock func(), err error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make the data directory: %w", err)
 	}
-	return lock(dir)
+	return lock(ctx, dir)
 }

@@ -45,7 +45,7 @@ type service interface {
 	Ready(context.Context) error
 }
 
-// Run runs a yard until ctx ends or a signal arrives. It fails at once when another process runs one on the same
+// Run runs a yard until ctx ends or a signal arrives. It fails when another process runs one on the same
 // data directory.
 //
 //	                  ┌ auth ┬ sessions ┬ scheduler ┬ tcagent ┬ tccontroller ┬ gateway ┐   each with a connection and
@@ -54,7 +54,7 @@ func Run(ctx context.Context, cfg Config, deps Deps) error {
 	if err := cfg.place(); err != nil {
 		return err
 	}
-	unlock, err := makeAndLock(cfg.Data)
+	unlock, err := makeAndLock(ctx, cfg.Data)
 	if err != nil {
 		return err
 	}
