@@ -99,6 +99,25 @@ type Usage struct {
 	NetworkTxBytes *int64   `json:"network_tx_bytes,omitempty"`
 }
 
+// Plus returns the sum of u and v. What neither of them says, it does not say either.
+func (u Usage) Plus(v Usage) Usage {
+	return Usage{
+		InputTokens: u.InputTokens + v.InputTokens, OutputTokens: u.OutputTokens + v.OutputTokens, CostUSD: sum(u.CostUSD, v.CostUSD),
+		CPUSeconds: sum(u.CPUSeconds, v.CPUSeconds), NetworkRxBytes: sum(u.NetworkRxBytes, v.NetworkRxBytes), NetworkTxBytes: sum(u.NetworkTxBytes, v.NetworkTxBytes),
+	}
+}
+
+func sum[T int64 | float64](a, b *T) *T {
+	if a == nil {
+		return b
+	}
+	if b == nil {
+		return a
+	}
+	both := *a + *b
+	return &both
+}
+
 // Message is one entry of a session's conversation.
 type Message struct {
 	ID      string    `json:"id"`

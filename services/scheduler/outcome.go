@@ -144,7 +144,7 @@ func (s *Service) conclude(rec *api.TaskRecord, o outcome, fence uint64) {
 		last.Outcome, last.Reason, last.EndedAt, last.Fence, last.PreemptedBy = o.kind.String(), o.reason, &now, fence, o.by
 		last.Usage = o.result.Usage
 	}
-	rec.Attempts, rec.Usage = kept, addUsage(rec.Usage, o.result.Usage)
+	rec.Attempts, rec.Usage = kept, rec.Usage.Plus(o.result.Usage)
 	o.result.Usage = rec.Usage
 	if o.kind == preempted {
 		rec.State, rec.Reason, rec.RetryAt = api.TaskQueued, o.reason, nil // since when it waits, and so its age, stays

@@ -41,7 +41,7 @@ func (t *turn) take(ev api.Event) bool {
 		}
 	case api.EventUsage:
 		if ev.Usage != nil {
-			t.usage = addUsage(t.usage, *ev.Usage)
+			t.usage = t.usage.Plus(*ev.Usage)
 		}
 	case api.EventError:
 		t.failure = ev.Detail
@@ -60,17 +60,4 @@ func (t *turn) readExit(ev api.Event) {
 	if json.Unmarshal(ev.Raw, &said) == nil && said.ExitCode != nil {
 		t.exit = said.ExitCode
 	}
-}
-
-func addUsage(a, b api.Usage) api.Usage {
-	a.InputTokens += b.InputTokens
-	a.OutputTokens += b.OutputTokens
-	if b.CostUSD != nil {
-		sum := *b.CostUSD
-		if a.CostUSD != nil {
-			sum += *a.CostUSD
-		}
-		a.CostUSD = &sum
-	}
-	return a
 }

@@ -137,7 +137,7 @@ const maxReason = 2000
 
 // applied returns rec after a report of its current incarnation.
 func applied(rec api.SessionRecord, req api.RunnerReportRequest, now time.Time) api.SessionRecord {
-	rec.Usage = addUsage(rec.BaseUsage, req.Usage)
+	rec.Usage = rec.BaseUsage.Plus(req.Usage)
 	rec.Report = max(rec.Report, req.Version)
 	if req.Agent.Version != "" {
 		rec.Agent.Version = clip(req.Agent.Version, 100)
@@ -164,27 +164,6 @@ func applied(rec api.SessionRecord, req api.RunnerReportRequest, now time.Time) 
 		rec.Reason, rec.Address = reason, req.Address // how far it is, and where its traffic will be seen
 	}
 	return rec
-}
-
-func addUsage(a, b api.Usage) api.Usage {
-	a.InputTokens += b.InputTokens
-	a.OutputTokens += b.OutputTokens
-	a.CostUSD = addTo(a.CostUSD, b.CostUSD)
-	a.CPUSeconds = addTo(a.CPUSeconds, b.CPUSeconds)
-	a.NetworkRxBytes = addTo(a.NetworkRxBytes, b.NetworkRxBytes)
-	a.NetworkTxBytes = addTo(a.NetworkTxBytes, b.NetworkTxBytes)
-	return a
-}
-
-func addTo[T int64 | float64](a, b *T) *T {
-	if a == nil {
-		return b
-	}
-	if b == nil {
-		return a
-	}
-	sum := *a + *b
-	return &sum
 }
 
 func sameUsage(a, b api.Usage) bool {

@@ -61,15 +61,7 @@ func (s *state) spend(u api.Usage) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.now.Version++
-	s.now.Usage.InputTokens += u.InputTokens
-	s.now.Usage.OutputTokens += u.OutputTokens
-	if u.CostUSD != nil {
-		total := *u.CostUSD
-		if s.now.Usage.CostUSD != nil {
-			total += *s.now.Usage.CostUSD
-		}
-		s.now.Usage.CostUSD = &total
-	}
+	s.now.Usage = s.now.Usage.Plus(u)
 }
 
 func (s *state) snapshot() api.RunnerReportRequest {
