@@ -30,7 +30,7 @@ const (
 	// claimTries is how often a task asks for a session before it has one made, changeWait how long it waits for news of one that it did not get.
 	claimTries = 4
 	changeWait = 500 * time.Millisecond
-	// maxHeld bounds how many sessions of a queue are looked at.
+	// maxHeld bounds how many sessions of a queue or a tenant are looked at.
 	maxHeld = 10_000
 	// endSlack is for what a runner says of its turn's end to become known.
 	endSlack = 3 * time.Second
@@ -42,6 +42,7 @@ const (
 const (
 	indexPool  = "pool"  // tenant/owner/pool, sessions that have not ended
 	indexQueue = "queue" // queue, likewise
+	indexHeld  = "held"  // tenant, likewise
 )
 
 // hold says for which tasks a session is, and which of them has it. It is the session's label, so it survives whoever wrote it. Together with the task in
@@ -105,6 +106,7 @@ func sessionIndexes() map[string]func(bus.Entry[api.SessionRecord]) []string {
 			return poolValue(e.Key.Tenant, e.State.Owner, h.pool)
 		}),
 		indexQueue: by(func(_ bus.Entry[api.SessionRecord], h hold) string { return h.queue }),
+		indexHeld:  by(func(e bus.Entry[api.SessionRecord], _ hold) string { return e.Key.Tenant }),
 	}
 }
 
@@ -233,7 +235,10 @@ func (s *Service) use(e bus.Entry[api.SessionRecord]) (use, string) {
 func (s *Service) waitingSessions(index, value string, most int) []bus.Entry[api.SessionRecord] {
 	var out []bus.Entry[api.SessionRecord]
 	for _, e := range s.sessions.List(index, value, 0, maxHeld, nil) { // no view is asked while another is read
-		if u, _ := s.use(e); u == waits && len(out) < most {
+		if len(out) == most {
+			break
+		}
+		if u, _ := s.use(e); u == waits {
 			out = append(out, e)
 		}
 	}
@@ -344,18 +349,9 @@ func (s *Service) makeRoom(ctx context.Context, key bus.Key, owner string) {
 		mine, his := e.State.Owner == owner, victim.State.Owner == owner
 		return victim.Key.ID == "" || mine && !his || mine == his && e.State.LastActiveAt.Before(victim.State.LastActiveAt)
 	}
-	var queues []string
-	s.byName.All(func(q bus.Entry[api.Queue]) bool {
-		if q.State.Reuse != nil {
-			queues = append(queues, q.Key.ID)
-		}
-		return true
-	})
-	for _, name := range queues {
-		for _, e := range s.waitingSessions(indexQueue, name, maxHeld) {
-			if e.Key.Tenant == key.Tenant && better(e) {
-				victim = e
-			}
+	for _, e := range s.waitingSessions(indexHeld, key.Tenant, maxHeld) {
+		if better(e) {
+			victim = e
 		}
 	}
 	if victim.Key.ID == "" {
