@@ -13,6 +13,7 @@ type ClientFlags struct {
 	URL             string // -bus.url
 	CredentialsFile string // -bus.credentials
 	Replicas        int    // -bus.replicas
+	Crowd           bool   // no flag: Config.Crowd
 }
 
 // Register adds the flags of f to fs with f's current values as defaults.
@@ -34,5 +35,5 @@ func (f *ClientFlags) Connect(name string, logger *slog.Logger) (*Conn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("-bus.credentials: %w", err)
 	}
-	return Connect(Config{URL: f.URL, Credentials: creds, Name: name, Logger: logger, Replicas: f.Replicas, Crowd: name == NodeService})
+	return Connect(Config{URL: f.URL, Credentials: creds, Name: name, Logger: logger, Replicas: f.Replicas, Crowd: f.Crowd})
 }

@@ -86,19 +86,24 @@ func (f *finder) again() { f.told, f.scanned = false, false }
 
 // ask returns the files of network namespaces that aliases and the container runtime name. A runtime that does not answer is no error: there are processes.
 func (f *finder) ask(ctx context.Context) (paths []string, err error) {
-	named, err := f.kernel.Named(api.TrafficLinkAlias)
-	if err != nil {
+	if paths, err = f.aliased(); err != nil {
 		return nil, err
-	}
-	for _, n := range named {
-		if path, ok := f.file(n); ok {
-			paths = append(paths, path)
-		}
 	}
 	for _, p := range f.pods(ctx) {
 		paths = append(paths, f.namespace(p.PID))
 	}
 	return paths, nil
+}
+
+// aliased returns the files of network namespaces that aliases name.
+func (f *finder) aliased() (paths []string, err error) {
+	named, err := f.kernel.Named(api.TrafficLinkAlias)
+	for _, n := range named {
+		if path, ok := f.file(n); ok {
+			paths = append(paths, path)
+		}
+	}
+	return paths, err
 }
 
 // pods are those that the container runtime knows.
@@ -124,16 +129,11 @@ func (f *finder) scan() error {
 	if err != nil {
 		return err
 	}
-	named, err := f.kernel.Named(api.TrafficLinkAlias)
+	told, err := f.aliased()
 	if err != nil {
 		return err
 	}
-	var told, paths []string
-	for _, n := range named {
-		if path, ok := f.file(n); ok {
-			told = append(told, path)
-		}
-	}
+	var paths []string
 	for _, e := range entries {
 		if pid, err := strconv.Atoi(e.Name()); err == nil {
 			paths = append(paths, f.namespace(pid))

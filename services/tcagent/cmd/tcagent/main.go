@@ -38,7 +38,7 @@ func main() {
 func run(args []string, getenv func(string) string) error {
 	var (
 		cfg     tcagent.Config
-		client  bus.ClientFlags
+		client  = bus.ClientFlags{Crowd: true} // there is one on each node
 		process daemon.Config
 	)
 	fs := flag.NewFlagSet("tcagent", flag.ContinueOnError)
