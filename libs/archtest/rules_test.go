@@ -39,6 +39,7 @@ var homes = map[string][]string{
 
 	"github.com/coder/websocket": {"services/gateway", "services/standalone/client", "services/standalone/yardtest", "bench"},
 	"github.com/spf13/cobra":     {"services/standalone/cli", "deploy/cluster/kubeall"},
+	"github.com/spf13/pflag":     {"services/standalone/cli"},
 	"go.yaml.in/yaml":            {"services/standalone/cli", "libs/tc", "deploy/charttest"},
 	"golang.org/x/term":          {"services/standalone/cli"},
 

@@ -3,10 +3,10 @@ package cli
 import (
 	"context"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"agentyard.dev/libs/api"
 	"agentyard.dev/services/standalone/client"
@@ -54,8 +54,8 @@ func (a *app) scheduleUpdate() *cobra.Command {
 				return err
 			}
 			req.Task = &made.TaskSpec
-		} else if i := slices.IndexFunc(ofTasks, cmd.Flags().Changed); i >= 0 {
-			return usage(fmt.Errorf("--%s is of a task: give its prompt or --command too, for the task is replaced as a whole", ofTasks[i]))
+		} else if name := isTask(cmd); name != "" {
+			return usage(fmt.Errorf("--%s is of a task: give its prompt or --command too, for the task is replaced as a whole", name))
 		}
 		s, err := client.Do(cmd.Context(), c, api.UpdateSchedule, req)
 		if err != nil {
@@ -70,11 +70,16 @@ func (a *app) scheduleUpdate() *cobra.Command {
 	return cmd
 }
 
-// ofTasks are the flags of tasks without which a task can be made, but for the title.
-var ofTasks = []string{
-	"queue", "profile", "agent", "repo", "ref", "priority", "timeout", "deadline", "attempts", "retry-on-failure",
-	"after", "on-parent-failure", "key", "rate-key", "env", "label", "artifact", "branch", "session", "keep",
-	"own-session", "depth", "not-before", "backoff", "max-backoff", "commit-author", "commit-email", "commit-message", "notify",
+// isTask names a flag that was given and is of the task that a schedule makes, but for those that make one and the title, which is the schedule's too; "": none.
+func isTask(cmd *cobra.Command) (name string) {
+	var of cobra.Command
+	new(taskFlags).register(&of)
+	of.Flags().VisitAll(func(f *pflag.Flag) {
+		if f.Name != "command" && f.Name != "title" && cmd.Flags().Changed(f.Name) {
+			name = f.Name
+		}
+	})
+	return name
 }
 
 func (a *app) scheduleHistory() *cobra.Command {
