@@ -15,48 +15,34 @@ import (
 // serves two at once, two owners or another profile; and nothing of it depends on the scheduler having lived.
 func TestSessionsReused(t *testing.T) {
 	y := yardtest.Start(t, yardtest.OneProcess, allowPrivate, "AGENTAPI_SCHEDULER_SWEEP=300ms")
-	r := &reuse{repoTasks: newRepoTasks(t, y)}
-	r.queue(t, http.MethodPost, "/api/v1/queues", &api.SessionReuse{Idle: api.Duration(time.Hour), MaxTasks: 5})
-
-	// It leaves a file, a hook, an ignored file and a process that goes on writing wherever it may.
-	first := r.task(t, api.TaskSpec{ResultBranch: "again/one", Prompt: `run echo secret-of-one > one.md; echo ignored > .gitignore; echo x > ignored; ` +
-		`printf '#!/bin/sh\ntouch hooked' > .git/hooks/post-checkout; chmod +x .git/hooks/post-checkout; ` +
-		`(while sleep 0.02; do touch "$PWD/leak"; done) </dev/null >/dev/null 2>&1 & echo done`})
-	second := r.task(t, api.TaskSpec{ResultBranch: "again/two", Prompt: "run sleep 0.2; ls -A; git status --porcelain --ignored; echo two > two.md"})
-	if second.task.SessionID != first.task.SessionID || first.task.SessionShared || !second.task.SessionShared || second.task.Attempts[0].Session != first.task.SessionID {
-		t.Errorf("the first ran in %s, the second in %+v", first.task.SessionID, second.task.Attempts)
+	tasks := newRepoTasks(t, y)
+	// Each has a queue of its own, and so sessions that no other has.
+	in := func(t *testing.T, queue string, maxTasks int) *reuse {
+		r := &reuse{repoTasks: tasks, queue: queue}
+		r.policy(t, http.MethodPost, "/api/v1/queues", &api.SessionReuse{Idle: api.Duration(time.Hour), MaxTasks: maxTasks})
+		return r
 	}
-	r.changed(t, second, "two.md")
-	if !strings.Contains(second.said, ".git\nREADME.md\n") || strings.Contains(second.said, "one.md") || strings.Contains(second.said, "leak") {
-		t.Errorf("the second met %q", second.said)
-	}
-	for _, s := range []*taskStory{first, second} {
-		for _, ev := range s.events {
-			if ev.Type == api.EventUserMessage && ev.MessageID != s.task.Message || ev.ReplyTo != "" && ev.ReplyTo != s.task.Message {
-				t.Errorf("the events of %s tell of another task: %+v", s.task.ID, ev)
-			}
-		}
-	}
-	r.origin.show(t, "branch", "side", "again/two")
-	if s := r.taskAt(t, "side", api.TaskSpec{Prompt: "run cat two.md"}); s.task.SessionID != first.task.SessionID || !strings.Contains(s.said, "two\n") {
-		t.Errorf("at another ref it ran in %s and said %q", s.task.SessionID, s.said)
-	}
-
+	t.Run("each begins anew", func(t *testing.T) { anew(t, in(t, "anew", 0)) })
 	t.Run("after a death of the whole yard", func(t *testing.T) {
+		r := in(t, "killed", 0)
+		before := r.task(t, api.TaskSpec{Prompt: "run ls"}).task.SessionID
 		y.Kill(t, "agentyard")
 		y.Restart(t, "agentyard")
 		y.Ready(t)
-		if s := r.task(t, api.TaskSpec{Prompt: "run ls"}); s.task.SessionID != first.task.SessionID {
+		if s := r.task(t, api.TaskSpec{Prompt: "run ls"}); s.task.SessionID != before {
 			t.Errorf("it ran in %s", s.task.SessionID)
 		}
 	})
 	t.Run("not for ever", func(t *testing.T) {
-		if s := r.task(t, api.TaskSpec{Prompt: "run ls"}); s.task.SessionID != first.task.SessionID { // the fifth
+		r := in(t, "bounded", 2)
+		before := r.task(t, api.TaskSpec{Prompt: "run ls"}).task.SessionID
+		if s := r.task(t, api.TaskSpec{Prompt: "run ls"}); s.task.SessionID != before {
 			t.Errorf("it ran in %s", s.task.SessionID)
 		}
-		r.ends(t, first.task.SessionID)
+		r.ends(t, before)
 	})
 	t.Run("not by two at once", func(t *testing.T) {
+		r := in(t, "two", 0)
 		r.task(t, api.TaskSpec{Prompt: "run ls"})
 		var made api.CreateTasksResponse
 		spec := r.spec(api.TaskSpec{Prompt: "run echo mine >> mine; sleep 0.3; cat mine"})
@@ -80,6 +66,7 @@ func TestSessionsReused(t *testing.T) {
 		}
 	})
 	t.Run("not by another owner, nor with another environment", func(t *testing.T) {
+		r := in(t, "owners", 0)
 		var user api.User
 		y.Client.Must(t, http.MethodPost, "/api/v1/users", api.CreateUserRequest{Name: "ben", MaxSessions: 1}, &user)
 		var key api.CreateKeyResponse
@@ -102,16 +89,19 @@ func TestSessionsReused(t *testing.T) {
 		ben.ends(t, own.SessionID)
 	})
 	t.Run("not after a failure", func(t *testing.T) {
+		r := in(t, "failures", 0)
+		before := r.task(t, api.TaskSpec{Prompt: "run ls"}).task.SessionID
 		bad := r.task(t, api.TaskSpec{Prompt: "crash", Retry: &api.TaskRetry{MaxAttempts: 1}}).task
-		if bad.State != api.TaskFailed || !bad.SessionShared {
+		if bad.State != api.TaskFailed || bad.SessionID != before || !bad.SessionShared {
 			t.Errorf("the task is %s in %s", bad.State, bad.SessionID)
 		}
-		r.ends(t, bad.SessionID)
-		if next := r.task(t, api.TaskSpec{Prompt: "run ls"}).task; next.SessionID == bad.SessionID {
+		r.ends(t, before)
+		if next := r.task(t, api.TaskSpec{Prompt: "run ls"}).task; next.SessionID == before {
 			t.Error("the next task ran in the session of one that failed")
 		}
 	})
 	t.Run("not when the secret has changed", func(t *testing.T) {
+		r := in(t, "secrets", 0)
 		before := r.task(t, api.TaskSpec{Prompt: "run ls"}).task.SessionID
 		y.Client.Must(t, http.MethodPut, "/api/v1/secrets/repository-token?scope=tenant", map[string]any{"value": forgeToken}, nil)
 		next := r.task(t, api.TaskSpec{Prompt: "run ls"}).task
@@ -121,6 +111,7 @@ func TestSessionsReused(t *testing.T) {
 		r.ends(t, before)
 	})
 	t.Run("not when the task wants its own", func(t *testing.T) {
+		r := in(t, "owning", 0)
 		before := r.task(t, api.TaskSpec{Prompt: "run ls"}).task.SessionID
 		own := r.task(t, api.TaskSpec{Prompt: "run ls", Session: &api.TaskSession{Own: true}}).task
 		if own.SessionID == before || own.SessionShared {
@@ -129,26 +120,58 @@ func TestSessionsReused(t *testing.T) {
 		r.ends(t, own.SessionID)
 	})
 	t.Run("not when reuse is turned off", func(t *testing.T) {
+		r := in(t, "off", 0)
 		before := r.task(t, api.TaskSpec{Prompt: "run ls"}).task.SessionID
-		r.queue(t, http.MethodPut, "/api/v1/queues/again", nil)
+		r.policy(t, http.MethodPut, "/api/v1/queues/off", nil)
 		r.ends(t, before)
 	})
 }
 
-// reuse are tasks of a queue whose sessions are used again.
-type reuse struct{ *repoTasks }
+// anew has three tasks in one session, the third at another ref.
+func anew(t *testing.T, r *reuse) {
+	// It leaves a file, a hook, an ignored file and a process that goes on writing wherever it may.
+	first := r.task(t, api.TaskSpec{ResultBranch: "again/one", Prompt: `run echo secret-of-one > one.md; echo ignored > .gitignore; echo x > ignored; ` +
+		`printf '#!/bin/sh\ntouch hooked' > .git/hooks/post-checkout; chmod +x .git/hooks/post-checkout; ` +
+		`(while sleep 0.02; do touch "$PWD/leak"; done) </dev/null >/dev/null 2>&1 & echo done`})
+	second := r.task(t, api.TaskSpec{ResultBranch: "again/two", Prompt: "run sleep 0.2; ls -A; git status --porcelain --ignored; echo two > two.md"})
+	if second.task.SessionID != first.task.SessionID || first.task.SessionShared || !second.task.SessionShared || second.task.Attempts[0].Session != first.task.SessionID {
+		t.Errorf("the first ran in %s, the second in %+v", first.task.SessionID, second.task.Attempts)
+	}
+	r.changed(t, second, "two.md")
+	if !strings.Contains(second.said, ".git\nREADME.md\n") || strings.Contains(second.said, "one.md") || strings.Contains(second.said, "leak") {
+		t.Errorf("the second met %q", second.said)
+	}
+	for _, s := range []*taskStory{first, second} {
+		for _, ev := range s.events {
+			if ev.Type == api.EventUserMessage && ev.MessageID != s.task.Message || ev.ReplyTo != "" && ev.ReplyTo != s.task.Message {
+				t.Errorf("the events of %s tell of another task: %+v", s.task.ID, ev)
+			}
+		}
+	}
+	r.origin.show(t, "branch", "side", "again/two")
+	if s := r.taskAt(t, "side", api.TaskSpec{Prompt: "run cat two.md"}); s.task.SessionID != first.task.SessionID || !strings.Contains(s.said, "two\n") {
+		t.Errorf("at another ref it ran in %s and said %q", s.task.SessionID, s.said)
+	}
+}
 
-func (r *reuse) queue(t *testing.T, method, path string, policy *api.SessionReuse) {
+// reuse are tasks of a queue whose sessions are used again.
+type reuse struct {
+	*repoTasks
+	queue string
+}
+
+func (r *reuse) policy(t *testing.T, method, path string, policy *api.SessionReuse) {
 	t.Helper()
-	r.y.Client.Must(t, method, path, api.Queue{Name: "again", Concurrency: 2, Reuse: policy}, nil)
+	r.y.Client.Must(t, method, path, api.Queue{Name: r.queue, Concurrency: 2, Reuse: policy}, nil)
 }
 
 func (r *reuse) spec(spec api.TaskSpec) api.TaskSpec {
-	spec.Queue, spec.Profile, spec.Repository = "again", "coder", &api.Repository{URL: r.origin.URL}
+	spec.Queue, spec.Profile, spec.Repository = r.queue, "coder", &api.Repository{URL: r.origin.URL}
 	return spec
 }
 
-// task runs a task on the repository's main branch to its end, whichever it is.
+// task runs a task on the repository's main branch to its end, whichever it is, and to where all know that its session is at rest. A task that comes before may be
+// given another: that the turn is over is in the session's log first, and a yard that dies then learns of it with the runner's next sign of life.
 func (r *reuse) task(t *testing.T, spec api.TaskSpec) *taskStory {
 	t.Helper()
 	return r.taskAt(t, "", spec)
@@ -163,6 +186,7 @@ func (r *reuse) taskAt(t *testing.T, ref string, spec api.TaskSpec) *taskStory {
 	if spec.Retry == nil && s.task.State != api.TaskSucceeded {
 		t.Fatalf("the task is %s: %s", s.task.State, s.task.Reason)
 	}
+	r.session(t, s.task.SessionID, "to be at rest", func(now api.Session) bool { return ending(now) || now.Activity == api.ActivityIdle })
 	return s
 }
 
@@ -179,13 +203,21 @@ func (r *reuse) wait(t *testing.T, id string) (task api.Task) {
 // ends waits for a session's end.
 func (r *reuse) ends(t *testing.T, id string) {
 	t.Helper()
-	var s api.Session
+	r.session(t, id, "to end", ending)
+}
+
+func ending(s api.Session) bool { return s.State.Final() || s.State == api.StateStopping }
+
+// session waits until a session is as it should be.
+func (r *reuse) session(t *testing.T, id, want string, is func(api.Session) bool) {
+	t.Helper()
 	for deadline := time.Now().Add(storyWithin); ; wait(t.Context(), 20*time.Millisecond) {
-		if r.y.Client.Must(t, http.MethodGet, "/api/v1/sessions/"+id, nil, &s); s.State.Final() || s.State == api.StateStopping {
+		var s api.Session
+		if r.y.Client.Must(t, http.MethodGet, "/api/v1/sessions/"+id, nil, &s); is(s) {
 			return
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("the session %s is %s", id, s.State)
+			t.Fatalf("the session %s is %s, %s, and was %s", id, s.State, s.Activity, want)
 		}
 	}
 }
