@@ -20,7 +20,7 @@ import (
 
 var discard = slog.New(slog.DiscardHandler)
 
-// reportAs says something with a session's own credential.
+// reportAs says something with a session's own credential, and stays connected until ctx ends, as a runner does.
 func reportAs(ctx context.Context, l launch.Launch, req api.RunnerReportRequest) error {
 	conn, err := bus.Connect(bus.Config{URL: l.BusURL, Credentials: l.Credentials, Name: l.Session, Logger: discard})
 	if err != nil {
@@ -28,7 +28,9 @@ func reportAs(ctx context.Context, l launch.Launch, req api.RunnerReportRequest)
 	}
 	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
 	client := rpc.NewClient(conn, rpc.ClientConfig{Name: "runner", Timeout: 20 * time.Second})
-	_, err = rpc.CallAsSession(ctx, client, l.Tenant, l.Session, api.RunnerReport, req)
+	if _, err = rpc.CallAsSession(ctx, client, l.Tenant, l.Session, api.RunnerReport, req); err == nil {
+		<-ctx.Done()
+	}
 	return err
 }
 

@@ -3,7 +3,7 @@
 //
 // The bus and the manager (the sessions service with its kube runtime) are processes of their own. The nodes are this program: it marks pods that
 // the scheduler has bound as running, which is one write where a kubelet needs two or three, and in place of each pod's runner speaks the runner's own
-// protocol on the bus: it asks to be bound, reports that it runs, and is gone. So what is measured is what the control planes do, theirs and ours.
+// protocol on the bus: it asks to be bound, reports that it runs, and stays connected until its pod ends. So what is measured is what the control planes do, theirs and ours.
 //
 //	go run ./bench/cluster                 all of them; make bench RUN=kube does the same
 //	go run ./bench/cluster -run warm
@@ -20,6 +20,8 @@ import (
 	"regexp"
 	"syscall"
 	"time"
+
+	"agentyard.dev/libs/daemon"
 )
 
 // benchmark is one named measurement on one cluster.
@@ -39,6 +41,7 @@ var benchmarks = []benchmark{
 const runTimeout = 8 * time.Minute
 
 func main() {
+	daemon.KeepHeapFloor() // as every process of ours
 	if len(os.Args) > 1 {
 		switch os.Args[1] {
 		case busVerb:
@@ -48,7 +51,7 @@ func main() {
 		}
 	}
 	only := flag.String("run", "", "run only the benchmarks whose name matches this regular expression")
-	profile := flag.String("profile", "", "write processor profiles of the manager, the bus and the API server to `directory`")
+	profile := flag.String("profile", "", "write processor profiles of the manager, the bus, the API server and this program to `directory`")
 	many := flag.Int("sessions", 5000, "how many sessions are at rest in the benchmark many")
 	verbose := flag.Bool("v", false, "show the log of the manager")
 	flag.Parse()

@@ -199,7 +199,7 @@ func (n *nodes) start(ctx context.Context, p *corev1.Pod) {
 	}
 }
 
-// standIn does what a pod's runner does at its start: it asks for its launch, waits for it, and reports that it runs.
+// standIn does what a pod's runner does at its start: it asks for its launch, waits for it, reports that it runs, and is connected until its pod ends.
 func (n *nodes) standIn(ctx context.Context, p *corev1.Pod) {
 	env := map[string]string{runner.EnvPod: p.Name, runner.EnvUID: string(p.UID), runner.EnvIP: "192.0.2.1"}
 	for _, v := range p.Spec.Containers[0].Env {

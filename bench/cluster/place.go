@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime/pprof"
 	"strconv"
 	"strings"
 	"sync"
@@ -250,7 +251,7 @@ func (p *place) get(ctx context.Context, path string) (io.ReadCloser, error) {
 	return res.Body, nil
 }
 
-// record takes the processor profiles of the manager and the API server of so many seconds, if they are wanted. Call the result to wait for them.
+// record takes the processor profiles of the manager and the API server of so many seconds, and of this program until the result is called, if they are wanted. Call the result to wait for them.
 func (p *place) record(ctx context.Context, name string, seconds int) (wait func()) {
 	if p.profile == "" {
 		return func() {}
@@ -274,7 +275,18 @@ func (p *place) record(ctx context.Context, name string, seconds int) (wait func
 	keep("apiserver", func() (io.ReadCloser, error) {
 		return p.kube.CoreV1().RESTClient().Get().AbsPath("/debug/pprof/profile").Param("seconds", strconv.Itoa(seconds)).Stream(ctx)
 	})
-	return both.Wait
+	own, err := os.Create(filepath.Join(p.profile, name+"-nodes.pprof"))
+	if err == nil {
+		err = pprof.StartCPUProfile(own)
+	}
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "# no profile of the nodes and clients: %v\n", err)
+	}
+	return func() {
+		pprof.StopCPUProfile()
+		_ = own.Close()
+		both.Wait()
+	}
 }
 
 // wait waits until ok, looking often.
