@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"strings"
 )
@@ -130,4 +131,20 @@ func Image(ctx context.Context, dir, name string, args ...string) (string, error
 		return "", fmt.Errorf("build image %s: %w\n%s", name, err, out)
 	}
 	return path, nil
+}
+
+// Libraries returns the flags with which deploy/image adds to an image what a program of this machine needs beside itself: shared libraries and their loader.
+func Libraries(ctx context.Context, program string) ([]string, error) {
+	if _, err := os.Stat(program); err != nil {
+		return nil, fmt.Errorf("a program for an image: %w (run .ci/cluster-deps)", err)
+	}
+	out, err := exec.CommandContext(ctx, "ldd", program).Output()
+	if err != nil {
+		return nil, fmt.Errorf("libraries of %s: %w", program, err)
+	}
+	var flags []string
+	for _, m := range regexp.MustCompile(`(?m)(/\S+) \(0x`).FindAllStringSubmatch(string(out), -1) {
+		flags = append(flags, "-add", m[1]+":"+m[1])
+	}
+	return flags, nil
 }

@@ -5,12 +5,12 @@ package e2e
 import (
 	"context"
 	"fmt"
-	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"sync"
+
+	"agentyard.dev/deploy/cluster"
 )
 
 const (
@@ -70,7 +70,7 @@ func imageFlags(name, pkg, tag string) []string {
 
 // buildImages builds all images from this checkout, but for those of a release that the cache has, and returns their tarballs.
 func buildImages(ctx context.Context, h *history, dir string, build imageBuilder) ([]string, error) {
-	libraries, err := shared(ctx, redis)
+	libraries, err := cluster.Libraries(ctx, redis)
 	if err != nil {
 		return nil, err
 	}
@@ -91,20 +91,4 @@ func buildImages(ctx context.Context, h *history, dir string, build imageBuilder
 		err = h.keep(ctx, h.root, dir, h.head)
 	}
 	return append(made, have.images...), err
-}
-
-// shared returns the flags that add a program's shared libraries and its loader to an image.
-func shared(ctx context.Context, program string) ([]string, error) {
-	if _, err := os.Stat(program); err != nil {
-		return nil, fmt.Errorf("the cluster's Redis: %w (run .ci/test-deps)", err)
-	}
-	out, err := exec.CommandContext(ctx, "ldd", program).Output()
-	if err != nil {
-		return nil, fmt.Errorf("libraries of %s: %w", program, err)
-	}
-	var flags []string
-	for _, m := range regexp.MustCompile(`(?m)(/\S+) \(0x`).FindAllStringSubmatch(string(out), -1) {
-		flags = append(flags, "-add", m[1]+":"+m[1])
-	}
-	return flags, nil
 }

@@ -19,6 +19,9 @@ const (
 	orphanStuck   = "stuck"   // a session that waits for a step that nobody takes
 )
 
+// orphanGrace is for a runner to end that has no session. With the two intervals until it is looked for, it is gone within a minute, even if it does not listen.
+const orphanGrace = 10 * time.Second
+
 var orphanKinds = []string{orphanRunner, orphanSession, orphanStale, orphanKept, orphanStuck}
 
 // finding is one thing that is wrong with one session.
@@ -29,7 +32,7 @@ type finding struct {
 }
 
 // watchOrphans compares all that the runtime has with all that the ledger says, both ways, whatever was told or missed in between. A
-// list and the ledger are never of one moment, so only what is found twice in a row is mended: within three intervals.
+// list and the ledger are never of one moment, so only what is found twice in a row is mended: begun within two intervals.
 func (s *Service) watchOrphans(ctx context.Context) {
 	tick := time.NewTicker(s.cfg.Reconcile)
 	defer tick.Stop()
@@ -149,10 +152,12 @@ func (s *Service) mend(ctx context.Context, f finding) error {
 			return err
 		}
 		s.orphaned(f.kind, f.key)
-		return s.deps.Runtime.Stop(ctx, refOf(f.key), s.cfg.StopGrace, false)
+		return s.deps.Runtime.Stop(ctx, refOf(f.key), s.orphanGrace(), false)
 	}
 	return errors.New("there is no such kind of orphan: " + f.kind)
 }
+
+func (s *Service) orphanGrace() time.Duration { return min(s.cfg.StopGrace, orphanGrace) }
 
 // orphaned counts and tells what was found and is mended.
 func (s *Service) orphaned(kind string, key bus.Key) {

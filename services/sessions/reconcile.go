@@ -105,7 +105,7 @@ func (s *Service) removeNobodys(ctx context.Context, key bus.Key) error {
 	if _, err := s.sessions.Get(ctx, key); api.CodeOf(err) != api.CodeNotFound {
 		return err // the view is behind: the change itself brings the next step
 	}
-	if err := s.deps.Runtime.Stop(ctx, refOf(key), s.cfg.StopGrace, false); err != nil {
+	if err := s.deps.Runtime.Stop(ctx, refOf(key), s.orphanGrace(), false); err != nil {
 		return fmt.Errorf("stop runner: %w", err)
 	}
 	s.orphaned(orphanRunner, key)

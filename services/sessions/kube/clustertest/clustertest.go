@@ -28,8 +28,22 @@ const (
 
 // Image is an image that the nodes get: its name and the flags of deploy/image that make it.
 type Image struct {
-	Name string
-	Args []string
+	Name     string
+	Args     []string
+	Programs []string // of this machine that it has too, each at its path here, with its shared libraries
+}
+
+// flags are those of deploy/image.
+func (i Image) flags(ctx context.Context) ([]string, error) {
+	flags := append([]string{"-name", i.Name}, i.Args...)
+	for _, program := range i.Programs {
+		libraries, err := cluster.Libraries(ctx, program)
+		if err != nil {
+			return nil, err
+		}
+		flags = append(append(flags, "-add", program+":"+program), libraries...)
+	}
+	return flags, nil
 }
 
 var running *cluster.Cluster
@@ -58,7 +72,11 @@ func run(ctx context.Context, m *testing.M, cfg cluster.Config, spare string, im
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
 	for i, image := range images {
-		path, err := cluster.Image(ctx, dir, fmt.Sprint("image", i), append([]string{"-name", image.Name}, image.Args...)...)
+		flags, err := image.flags(ctx)
+		if err != nil {
+			return 0, err
+		}
+		path, err := cluster.Image(ctx, dir, fmt.Sprint("image", i), flags...)
 		if err != nil {
 			return 0, err
 		}

@@ -42,17 +42,23 @@ const (
 	testImage   = "localhost/agentyard/testrunner:dev"
 	runnerImage = "localhost/agentyard/runner:dev"
 	shellImage  = "localhost/agentyard/shell:dev" // somebody else's, without a runner
-	spareNode   = "node3"                         // of the test that cuts it off
+	gitProgram  = "/usr/bin/git"
+	spareNode   = "node3" // of the test that cuts it off
 )
 
 func TestMain(m *testing.M) {
-	if len(os.Args) > 1 && os.Args[1] == "owner" {
-		os.Exit(owner())
+	if len(os.Args) > 1 {
+		switch os.Args[1] {
+		case "owner":
+			os.Exit(owner())
+		case "replica":
+			os.Exit(beReplica())
+		}
 	}
 	shell := []string{"-add", "/usr/bin/busybox:/bin/sh", "-add", "/usr/bin/busybox:/bin/busybox"}
 	clustertest.Main(m, cluster.Config{Nodes: 3, NodeGrace: 8 * time.Second}, spareNode,
 		clustertest.Image{Name: testImage, Args: []string{"-package", "./services/sessions/kube/testrunner", "-user", "999:999", "-path", "/runner"}},
-		clustertest.Image{Name: runnerImage, Args: append([]string{"-service", "runner"}, shell...)},
+		clustertest.Image{Name: runnerImage, Args: append([]string{"-service", "runner"}, shell...), Programs: []string{gitProgram}},
 		clustertest.Image{Name: collectorImage, Args: []string{"-package", "./services/sessions/kube/testcollector", "-user", "999:999", "-path", "/collector"}},
 		clustertest.Image{Name: shellImage, Args: append([]string{"-binary", "/usr/bin/busybox"}, shell...)},
 	)

@@ -39,6 +39,7 @@ type yard struct {
 	issuer    *bus.SessionIssuer
 	client    *rpc.Client
 	admin     context.Context
+	keys      keys
 	calls     *calls
 }
 
@@ -73,7 +74,8 @@ type keys map[string]ed25519.PublicKey
 
 func (k keys) VerifyingKeys() map[string]ed25519.PublicKey { return k }
 
-func newYard(t *testing.T, change func(*sessions.Config, *kube.Config), with ...func(*sessions.Deps)) *yard {
+// emptyYard returns a bus and somebody who asks, without a service.
+func emptyYard(t *testing.T) *yard {
 	t.Helper()
 	ring, err := bus.OpenKeyring(t.TempDir())
 	if err != nil {
@@ -91,14 +93,27 @@ func newYard(t *testing.T, change func(*sessions.Config, *kube.Config), with ...
 	if err != nil {
 		t.Fatal(err)
 	}
+	y.keys = keys{key.ID: key.Private.Public().(ed25519.PublicKey)}
 	y.admin = token.WithRaw(context.Background(), raw)
 	y.client = rpc.NewClient(bustest.Connect(t, y.srv, ring, "gateway"), rpc.ClientConfig{Name: "gateway", Timeout: patience})
+	return y
+}
 
+// configs are those of its service, which the cluster's small nodes have room for.
+func (y *yard) configs() (sessions.Config, kube.Config) {
 	cfg, kcfg := sessions.DefaultConfig(), kube.DefaultConfig()
 	cfg.Sweep = 100 * time.Millisecond
 	cfg.StopGrace = 10 * time.Second
 	kcfg.Namespace, kcfg.Image = y.namespace, runnerImage
 	kcfg.Requests = api.Resources{CPUs: 0.01, MemoryBytes: 16 << 20}
+	return cfg, kcfg
+}
+
+// newYard returns a yard with a service.
+func newYard(t *testing.T, change func(*sessions.Config, *kube.Config), with ...func(*sessions.Deps)) *yard {
+	t.Helper()
+	y := emptyYard(t)
+	cfg, kcfg := y.configs()
 	if change != nil {
 		change(&cfg, &kcfg)
 	}
@@ -107,11 +122,8 @@ func newYard(t *testing.T, change func(*sessions.Config, *kube.Config), with ...
 	reach := clustertest.Config(t)
 	reach.Wrap(y.calls.wrap)
 	deps := sessions.Deps{
-		Conn: bustest.Connect(t, y.srv, ring, "sessions"), Auth: token.NewVerifier(keys{key.ID: key.Private.Public().(ed25519.PublicKey)}, nil, nil),
-		Issuer: y.issuer, BusURL: y.srv.URL(),
-		Kind:     func(name string) bool { _, ok := agent.LookupKind(name); return ok },
-		CheckURL: func(context.Context, string) error { return nil },
-		Logger:   logger,
+		Conn: bustest.Connect(t, y.srv, y.ring, "sessions"), Auth: token.NewVerifier(y.keys, nil, nil),
+		Issuer: y.issuer, BusURL: y.srv.URL(), Kind: known, CheckURL: anyURL, Logger: logger,
 	}
 	for _, f := range with {
 		f(&deps)
@@ -131,6 +143,9 @@ func newYard(t *testing.T, change func(*sessions.Config, *kube.Config), with ...
 	clustertest.Eventually(t, "the service is ready", func() bool { return service.Ready(ctx) == nil })
 	return y
 }
+
+func known(kind string) bool               { _, ok := agent.LookupKind(kind); return ok }
+func anyURL(context.Context, string) error { return nil }
 
 func (y *yard) profile(p api.Profile) {
 	y.t.Helper()
@@ -173,13 +188,19 @@ func (y *yard) reaches(id string, want api.State) api.Session {
 // ask sends a message and returns the answer.
 func (y *yard) ask(id, content string) string {
 	y.t.Helper()
-	sent, err := rpc.Call(y.admin, y.client, api.SendMessage, api.SendMessageRequest{ID: id, Content: content})
+	return y.say(api.SendMessageRequest{ID: id, Content: content})
+}
+
+// say is ask for a message that is more than a text.
+func (y *yard) say(message api.SendMessageRequest) string {
+	y.t.Helper()
+	sent, err := rpc.Call(y.admin, y.client, api.SendMessage, message)
 	if err != nil {
 		y.t.Fatalf("send: %v", err)
 	}
 	var text string
-	clustertest.Eventually(y.t, "an answer to "+content, func() bool {
-		page, err := rpc.Call(y.admin, y.client, api.ListMessages, api.ListMessagesRequest{ID: id, List: api.List{Limit: 500}})
+	clustertest.Eventually(y.t, "an answer to "+message.Content, func() bool {
+		page, err := rpc.Call(y.admin, y.client, api.ListMessages, api.ListMessagesRequest{ID: message.ID, List: api.List{Limit: 500}})
 		if err != nil {
 			y.t.Fatal(err)
 		}
