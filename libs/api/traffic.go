@@ -293,6 +293,9 @@ type TrafficPlanRecord struct {
 	Address string `json:"address,omitempty"`
 	// Fault is what is done to the session's traffic on purpose, until it ends; no part of Hash.
 	Fault *TrafficFaultRecord `json:"fault,omitempty"`
+	// Group, if any, is the id of an entry under SharedPlans, which is the plan of this session and of others, but for the session's id, if it is newer than this entry.
+	// Only sessions of agents that follow such entries have one (TrafficNodeRecord.Shares).
+	Group string `json:"group,omitempty"`
 }
 
 // TrafficLinkAlias begins the alias (IFLA_IFALIAS) of a veth that a runtime made for a session; a file of the session's network namespace follows. One
@@ -335,12 +338,16 @@ type TrafficNodeRecord struct {
 	Capabilities json.RawMessage               `json:"capabilities"`      // libs/tc.Capabilities
 	Uplink       string                        `json:"uplink,omitempty"`  // "10Gbit"; empty: unknown
 	Applied      map[string]TrafficPlanApplied `json:"applied,omitempty"` // by session
+	// Shares is that the agent follows plans that sessions share (TrafficPlanRecord.Group).
+	Shares bool `json:"shares,omitempty"`
 }
 
 // NounPlans and NounNodes are the ledgers between the traffic controller and node agents.
 const (
 	NounPlans = "plans"
 	NounNodes = "nodes"
+	// SharedPlans stands in place of a node's token in the keys of plans that many sessions share; no node's token begins so.
+	SharedPlans = "_shared"
 	// LivePlansPrefix + <node token>.<session> is where new entries of PLANS appear.
 	LivePlansPrefix = "yard.v1.live.plans."
 	// LiveCountersPrefix + <node token> is where a node's agent publishes its TrafficCounters each second; nothing keeps them.
@@ -352,7 +359,9 @@ const (
 type TrafficCounters struct {
 	Node     string                   `json:"node"`
 	At       time.Time                `json:"at"`
-	Sessions []TrafficSessionCounters `json:"sessions"`
+	Sessions []TrafficSessionCounters `json:"sessions,omitempty"`
+	// Applied, if any, is what has become of shared plans just now, by session: the node's entry in NODES says it some seconds later.
+	Applied map[string]TrafficPlanApplied `json:"applied,omitempty"`
 }
 
 // TrafficSessionCounters is one session's, by class.

@@ -86,7 +86,7 @@ func crowdDelay(n int) time.Duration {
 // Connect returns a connection at once, whether or not the bus can be reached yet
 // (services start in any order); Ready tells. It fails only for a bad configuration.
 func Connect(cfg Config) (*Conn, error) {
-	prefix, scoped, err := credentialInbox(cfg.Credentials)
+	creds, err := parseCredential(cfg.Credentials)
 	if err != nil {
 		return nil, fmt.Errorf("connect to bus: %w", err)
 	}
@@ -94,7 +94,7 @@ func Connect(cfg Config) (*Conn, error) {
 		return nil, api.Invalid("/url", "is required")
 	}
 	c := &Conn{
-		log: cfg.Logger, scoped: scoped, closed: make(chan struct{}), replicas: max(cfg.Replicas, 1), attempt: attemptTimeout,
+		log: cfg.Logger, scoped: creds.scoped, closed: make(chan struct{}), replicas: max(cfg.Replicas, 1), attempt: attemptTimeout,
 		drops: map[*nats.Subscription]func(){}, reconnect: map[chan struct{}]struct{}{},
 	}
 	if c.log == nil {
@@ -107,8 +107,8 @@ func Connect(cfg Config) (*Conn, error) {
 		nats.Name(cfg.Name),
 		// A direct get's answer has at most 1,000 messages; the default of 65,536 costs 512 KiB for each.
 		nats.SyncQueueLen(2048),
-		nats.UserCredentialBytes(cfg.Credentials),
-		nats.CustomInboxPrefix(prefix),
+		creds.option(),
+		nats.CustomInboxPrefix(creds.inbox),
 		nats.RetryOnFailedConnect(true),
 		nats.MaxReconnects(-1),
 		nats.ReconnectWait(reconnectWait),
@@ -278,6 +278,24 @@ func (c *Conn) Subscribe(ctx context.Context, subject string, f func(subject str
 	}
 	context.AfterFunc(ctx, end)
 	return nil
+}
+
+// subscribeInto is Subscribe into a channel, whose reader has the messages of several subscriptions in the order in which the bus sent them. A message for
+// which it has no room is dropped. It does not wait for the bus; the caller ends it.
+func (c *Conn) subscribeInto(subject string, into chan *nats.Msg, onDrop func()) (end func(), err error) {
+	sub, err := c.nc.ChanSubscribe(subject, into)
+	if err != nil {
+		return nil, busError("subscribe", err)
+	}
+	c.mu.Lock()
+	c.drops[sub] = onDrop
+	c.mu.Unlock()
+	return func() {
+		_ = sub.Unsubscribe() // fails only when the connection is closed
+		c.mu.Lock()
+		delete(c.drops, sub)
+		c.mu.Unlock()
+	}, nil
 }
 
 // Header holds a message's headers.

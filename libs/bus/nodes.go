@@ -18,9 +18,9 @@ const (
 	nodeTag = "node:"
 )
 
-// Limits of a node agent's connection. It follows one subject, and reads a few answers at a time.
+// Limits of a node agent's connection. It follows its plans and those that it shares, and reads a few answers at a time.
 const (
-	nodeMaxSubs    = 64
+	nodeMaxSubs    = 2 * maxOthers
 	nodeMaxPayload = 2 << 20 // the report of a node with thousands of sessions
 )
 
@@ -50,7 +50,7 @@ func nodeInbox(token string) string {
 	return serviceInbox(NodeService) + "." + token
 }
 
-// nodeScope is what a node agent may do: follow its own plans, read the ledger that they are in, write its own entry of NODES, and publish
+// nodeScope is what a node agent may do: follow its own plans and those that nodes share, read the ledger that they are in, write its own entry of NODES, and publish
 // its own counters. NATS grants batched reads of a stream as a whole, so that an agent can read other nodes' plans; write it cannot any.
 func nodeScope(s *jwt.UserScope) {
 	const node = "{{tag(node)}}"
@@ -66,6 +66,7 @@ func nodeScope(s *jwt.UserScope) {
 	)
 	s.Template.Sub.Allow.Add(
 		api.LivePlansPrefix+node+".*",
+		api.LivePlansPrefix+api.SharedPlans+".*",
 		serviceInbox(NodeService)+"."+node+".>",
 	)
 	s.Template.Subs = nodeMaxSubs

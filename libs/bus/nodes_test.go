@@ -16,6 +16,7 @@ func TestNodePermissions(t *testing.T) {
 	s := api.NewID(api.KindSession)
 	never := []string{ // whatever the node
 		"yard.v1.policies.acme.p1", "yard.v1.plans.n1." + s, "yard.v1.plans.n2." + s, "yard.v1.live.plans.n1." + s, "yard.v1.live.plans.n2." + s,
+		"yard.v1.plans._shared.g1", "yard.v1.live.plans._shared.g1",
 		"yard.v1.nodes.acme.n1", "yard.v1.sessions.acme." + s, "yard.v1.tasks.acme.t1", "yard.v1.profiles.acme.p", "yard.v1.users.acme.u", "yard.v1.jwks.default.k",
 		"yard.v1.log.acme." + s + ".agent", "yard.v1.log.acme." + s + ".user", "yard.v1.runner.acme." + s + ".report", "yard.v1.leases.tcagent.compile",
 		"yard.v1.op.tcagent.policy-apply", "yard.v1.op.sessions.create", "yard.v1.op.auth.exchange", "yard.v1.peer.tcagent.auth.x", "yard.v1.live.log.acme." + s + ".user",
@@ -39,7 +40,7 @@ func TestNodePermissions(t *testing.T) {
 				"yard.v1.nodes.default.n2", "yard.v1.live.counters.n2", "$JS.API.DIRECT.GET.PLANS.yard.v1.plans.n2.*", "$JS.API.DIRECT.GET.PLANS.yard.v1.plans.*.*",
 				"$JS.API.DIRECT.GET.NODES.yard.v1.nodes.default.n2",
 			},
-			sub:   []string{"yard.v1.live.plans.n1.*", "_INBOX.tcnode.n1.>"},
+			sub:   []string{"yard.v1.live.plans.n1.*", "yard.v1.live.plans._shared.*", "_INBOX.tcnode.n1.>"},
 			noSub: []string{"yard.v1.live.plans.n2.*", "yard.v1.live.plans.>", "yard.v1.live.plans.*.*", "_INBOX.tcnode.n2.>", "_INBOX.tcnode.*.>"},
 		},
 		bus.AnyNode: {

@@ -4,9 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"math"
 	"math/rand/v2"
+	"slices"
 	"strconv"
 	"time"
+
+	"github.com/nats-io/nats.go"
 
 	"agentyard.dev/libs/api"
 )
@@ -31,14 +36,35 @@ func nextCheck() time.Duration { return partCheck/2 + rand.N(partCheck) } //noli
 // is read from its beginning, and what was told before is not taken back. atHead, if not nil, is called when all that
 // there was has been told. While the bus is away it waits.
 func (l *Ledger[T]) FollowPart(ctx context.Context, live, tenant string, after uint64, f func(Entry[T]) error, atHead func()) error {
+	once := func() {
+		if atHead != nil {
+			atHead()
+			atHead = nil
+		}
+	}
+	return l.FollowPartAnd(ctx, live, tenant, after, nil, f, once)
+}
+
+// FollowPartAnd is FollowPart with entities of other parts, which also lists: it is asked after each change of the part, and does not block. What was
+// written to the part before a change of one of these is told before that. caughtUp is called whenever all that there was has been told, of entities
+// that are listed anew, too.
+func (l *Ledger[T]) FollowPartAnd(ctx context.Context, live, tenant string, after uint64, also func() []Key, f func(Entry[T]) error, caughtUp func()) error {
 	if err := checkToken("tenant", tenant); err != nil {
 		return err
 	}
-	p := &part[T]{l: l, tenant: tenant, f: f, pos: after, changes: make(chan partChange[T], partRing), missed: make(chan struct{}, 1)}
+	p := &part[T]{
+		l: l, live: live, tenant: tenant, also: also, f: f, pos: after, others: map[Key]*other{},
+		inbox: make(chan *nats.Msg, partRing), missed: make(chan struct{}, 1),
+	}
+	defer p.leave()
 	for n := 1; ; n++ {
-		err := l.c.Subscribe(ctx, live+tenant+".*", p.receive, p.miss)
+		end, err := l.c.subscribeInto(live+tenant+".*", p.inbox, p.miss)
 		if err == nil {
-			break
+			if err = l.c.confirm(ctx); err == nil {
+				defer end()
+				break
+			}
+			end()
 		}
 		if err := p.pause(ctx, n); err != nil {
 			return err
@@ -50,51 +76,77 @@ func (l *Ledger[T]) FollowPart(ctx context.Context, live, tenant string, after u
 		if err := p.catchUp(ctx); err != nil {
 			return err
 		}
-		if atHead != nil {
-			atHead()
-			atHead = nil
-		}
-		if err := p.live(ctx, check); err != nil {
+		caughtUp()
+		if err := p.follow(ctx, check); err != nil {
 			return err
 		}
 	}
 }
 
-// part is one call of FollowPart.
+// part is one call of FollowPartAnd.
 type part[T any] struct {
 	l      *Ledger[T]
+	live   string
 	tenant string
+	also   func() []Key
 	f      func(Entry[T]) error
 
-	epoch   int64  // of the stream that pos is a position in
-	pos     uint64 // everything up to here was read
-	changes chan partChange[T]
-	missed  chan struct{}
+	epoch  int64  // of the stream that pos is a position in
+	pos    uint64 // everything of the part up to here was read
+	others map[Key]*other
+	inbox  chan *nats.Msg // of all subscriptions, in the order in which the bus sent them
+	missed chan struct{}
+	came   uint64 // how often the connection had come back when reading began
 }
 
-type partChange[T any] struct {
-	entry  Entry[T]
-	before uint64 // the revision of the change before it, of the same entity
+// other is an entity of another part.
+type other struct {
+	pos uint64 // its newest change that was told
+	end func() // nil: it is read now and then, and not heard
 }
 
-// receive takes a live change; it does not block.
-func (p *part[T]) receive(_ string, header Header, data []byte) {
-	seq, err := strconv.ParseUint(header.Get(headerSequence), 10, 64)
-	before, berr := strconv.ParseUint(header.Get(headerLastSequence), 10, 64)
-	key, ok := p.l.keyOf(header.Get(headerSubject))
-	if err != nil || berr != nil || !ok {
-		p.miss()
-		return
+// maxOthers bounds the entities of other parts that are heard. The others are read at each check.
+const maxOthers = 128
+
+// sync follows what also lists, and reports whether something is new there.
+func (p *part[T]) sync() (fresh bool) {
+	if p.also == nil {
+		return false
 	}
-	e, err := p.l.decode(key, stored{seq: seq, header: header, data: data})
-	if err != nil {
-		p.l.c.log.Error("a change cannot be read", "err", err)
-		return
+	keys := p.also()
+	for key, o := range p.others {
+		if !slices.Contains(keys, key) {
+			o.leave()
+			delete(p.others, key)
+		}
 	}
-	select {
-	case p.changes <- partChange[T]{e, before}:
-	default:
-		p.miss()
+	for _, key := range keys {
+		if p.others[key] != nil {
+			continue
+		}
+		o := &other{}
+		if len(p.others) < maxOthers {
+			// What is asked for after this is read behind it: the bus takes what one connection says in order.
+			end, err := p.l.c.subscribeInto(p.live+key.Tenant+"."+key.ID, p.inbox, p.miss)
+			if err != nil {
+				p.l.c.log.Warn("follow", "stream", p.l.stream, "entry", key.ID, "err", err)
+			}
+			o.end = end
+		}
+		p.others[key], fresh = o, true
+	}
+	return fresh
+}
+
+func (o *other) leave() {
+	if o.end != nil {
+		o.end()
+	}
+}
+
+func (p *part[T]) leave() {
+	for _, o := range p.others {
+		o.leave()
 	}
 }
 
@@ -125,6 +177,16 @@ func (p *part[T]) pause(ctx context.Context, n int) error {
 
 // catchUp reads to the ledger's head.
 func (p *part[T]) catchUp(ctx context.Context) error {
+	p.came = p.l.c.nc.Stats().Reconnects
+	if err := p.readPart(ctx); err != nil {
+		return err
+	}
+	p.sync()
+	return p.readOthers(ctx)
+}
+
+// readPart reads what is new in the part.
+func (p *part[T]) readPart(ctx context.Context) error {
 	subject := p.l.prefix + p.tenant + ".*"
 	for n := 1; ; n++ {
 		last, err := p.l.c.getLast(ctx, p.l.stream, subject)
@@ -136,6 +198,9 @@ func (p *part[T]) catchUp(ctx context.Context) error {
 				if p.epoch != 0 {
 					p.l.c.log.Warn("the bus has lost what it kept; the ledger is read from its beginning", "stream", p.l.stream)
 					p.pos = 0
+					for _, o := range p.others {
+						o.pos = 0
+					}
 				}
 				p.epoch = epoch
 			}
@@ -186,23 +251,61 @@ func (p *part[T]) catchUp(ctx context.Context) error {
 	}
 }
 
-// live tells what comes until something may be missing.
-func (p *part[T]) live(ctx context.Context, check *time.Timer) error {
-	seen := map[string]uint64{} // by entity: its last change that came live
+// othersAsked is how many entities of other parts are asked for at a time.
+const othersAsked = 100
+
+// readOthers reads what is new of the entities of other parts.
+func (p *part[T]) readOthers(ctx context.Context) error {
+	for keys := range slices.Chunk(slices.Collect(maps.Keys(p.others)), othersAsked) {
+		req := batchRequest{Batch: othersAsked}
+		from := uint64(math.MaxUint64)
+		for _, key := range keys {
+			req.NewestFor = append(req.NewestFor, p.l.prefix+key.Tenant+"."+key.ID)
+			from = min(from, p.others[key].pos+1)
+		}
+		for n := 1; ; n++ {
+			var stop error
+			_, err := p.l.c.getPage(ctx, p.l.stream, req, from, func(m stored) error {
+				key, ok := p.l.keyOf(m.subject)
+				o := p.others[key]
+				if !ok || o == nil || m.seq <= o.pos {
+					return nil
+				}
+				e, err := p.l.decode(key, m)
+				if err != nil { // a newer release's
+					p.l.c.log.Error("a change cannot be read", "err", err)
+				} else if stop = p.f(e); stop != nil {
+					return stop
+				}
+				o.pos = m.seq
+				return nil
+			})
+			switch {
+			case ctx.Err() != nil:
+				return ctx.Err()
+			case stop != nil:
+				return stop
+			case err != nil && api.CodeOf(err) != api.CodeUnavailable:
+				return fmt.Errorf("follow %s beside %s: %w", p.l.cfg.Noun, p.tenant, err)
+			}
+			if err == nil {
+				break
+			}
+			if err := p.pause(ctx, n); err != nil { // the bus is away
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// follow tells what comes until something may be missing.
+func (p *part[T]) follow(ctx context.Context, check *time.Timer) error {
+	seen := map[string]uint64{} // by entity of the part: its last change that came live
 	for {
 		select {
-		case c := <-p.changes:
-			if c.entry.Epoch > p.epoch {
-				return nil // another stream
-			}
-			if c.entry.Rev <= p.pos {
-				continue // read already
-			}
-			if c.before > max(p.pos, seen[c.entry.Key.ID]) {
-				return nil // one of this entity is missing
-			}
-			seen[c.entry.Key.ID] = c.entry.Rev
-			if err := p.f(c.entry); err != nil {
+		case m := <-p.inbox:
+			if missing, err := p.take(m, seen); missing || err != nil {
 				return err
 			}
 		case <-p.missed:
@@ -214,4 +317,48 @@ func (p *part[T]) live(ctx context.Context, check *time.Timer) error {
 			return ctx.Err()
 		}
 	}
+}
+
+// take tells a live change, unless one before it may be missing.
+func (p *part[T]) take(m *nats.Msg, seen map[string]uint64) (missing bool, err error) {
+	seq, err := strconv.ParseUint(m.Header.Get(headerSequence), 10, 64)
+	before, berr := strconv.ParseUint(m.Header.Get(headerLastSequence), 10, 64)
+	key, ok := p.l.keyOf(m.Header.Get(headerSubject))
+	if err != nil || berr != nil || !ok {
+		return true, nil
+	}
+	o := p.others[key]
+	if o == nil && key.Tenant != p.tenant {
+		return false, nil // it is followed no more
+	}
+	e, err := p.l.decode(key, stored{seq: seq, header: m.Header, data: m.Data})
+	if err != nil {
+		p.l.c.log.Error("a change cannot be read", "err", err)
+		return false, nil
+	}
+	if e.Epoch > p.epoch {
+		return true, nil // another stream
+	}
+	if o != nil {
+		// A connection that came back has missed changes of the part, perhaps, which go before this.
+		if seq > o.pos && (before > o.pos || p.l.c.nc.Stats().Reconnects != p.came) {
+			return true, nil
+		}
+		if seq <= o.pos {
+			return false, nil
+		}
+		o.pos = seq
+		return false, p.f(e)
+	}
+	if seq <= p.pos {
+		return false, nil // read already
+	}
+	if before > max(p.pos, seen[key.ID]) {
+		return true, nil // one of this entity is missing
+	}
+	seen[key.ID] = seq
+	if err := p.f(e); err != nil {
+		return false, err
+	}
+	return p.sync(), nil
 }
