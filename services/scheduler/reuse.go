@@ -32,7 +32,8 @@ const (
 	changeWait = 500 * time.Millisecond
 	// maxHeld bounds how many sessions of a queue or a tenant are looked at.
 	maxHeld = 10_000
-	// endSlack is for what a runner says of its turn's end to become known.
+	// endSlack is for what a runner says in the session's log of its turn's end to be in the session's ledger too: that it works no more, and after a short turn even
+	// that it runs.
 	endSlack = 3 * time.Second
 	// needIsolation is what ends all that an agent has started (package sandbox of the sessions service); without it no session is used again.
 	needIsolation = "pid"
@@ -193,6 +194,7 @@ const (
 // useOf says what a session is at now, and why it is to be ended. task is the one in labelTask; known says whether it is there. It is pure.
 func useOf(h hold, e bus.Entry[api.SessionRecord], task api.TaskRecord, known bool, policy api.SessionReuse, allowed bool, now time.Time) (use, string) {
 	rec := &e.State
+	begins := rec.State == api.StatePending || rec.State == api.StateStarting || rec.State == api.StateResuming
 	switch {
 	case !known:
 		return useOff, "the task that had it is no longer kept"
@@ -210,11 +212,13 @@ func useOf(h hold, e bus.Entry[api.SessionRecord], task api.TaskRecord, known bo
 		return useOff, fmt.Sprintf("it has had %d tasks", h.tasks)
 	case now.Sub(*task.EndedAt) >= policy.Idle.D():
 		return useOff, fmt.Sprintf("no task came for it in %s", policy.Idle.D())
-	case rec.State != api.StateRunning:
-		return useOff, fmt.Sprintf("it is %s", rec.State)
 	case !slices.Contains(rec.Isolation, needIsolation):
 		return useOff, "what runs in it cannot be ended for certain"
-	case rec.Activity != api.ActivityIdle && now.Sub(*task.EndedAt) >= endSlack: // its owner works with it
+	case (begins || rec.State == api.StateRunning) && now.Sub(*task.EndedAt) < endSlack:
+		return waits, ""
+	case rec.State != api.StateRunning:
+		return useOff, fmt.Sprintf("it is %s", rec.State)
+	case rec.Activity != api.ActivityIdle: // its owner works with it
 		return inUse, ""
 	}
 	return waits, ""
@@ -326,9 +330,13 @@ func (a *attempt) sendAnew(ctx context.Context, text string) error {
 
 // keeps reports whether the attempt's session waits for another task when it has ended so.
 func (a *attempt) keeps(o outcome) bool {
-	e, ok := a.s.sessions.Get(a.session)
-	if !ok || o.kind != succeeded {
+	if o.kind != succeeded {
 		return false
+	}
+	e, ok := a.s.sessions.Get(a.session)
+	if !ok { // this process is behind: if it does not wait, the sweep ends it
+		_, shares := a.s.shares(&a.task)
+		return shares
 	}
 	h, ok := holdOf(e)
 	if !ok {

@@ -60,6 +60,16 @@ func TestUseOf(t *testing.T) {
 		{"no task came", func(c *one) { at := now.Add(-10 * time.Minute); c.task.EndedAt = &at }, useOff},
 		{"it is paused", func(c *one) { c.session.State = api.StatePaused }, useOff},
 		{"it started anew", func(c *one) { c.session.State = api.StateStarting }, useOff},
+		{"that it runs is not reported so far", func(c *one) {
+			c.session.State, c.session.Activity = api.StateStarting, ""
+			at := now.Add(-time.Second)
+			c.task.EndedAt = &at
+		}, waits},
+		{"it was paused at once", func(c *one) {
+			c.session.State = api.StatePaused
+			at := now.Add(-time.Second)
+			c.task.EndedAt = &at
+		}, useOff},
 		{"its processes cannot be ended", func(c *one) { c.session.Isolation = []string{"user"} }, useOff},
 		{"its owner works with it", func(c *one) { c.session.Activity = api.ActivityWorking }, inUse},
 		{"its end is not reported so far", func(c *one) {
