@@ -98,9 +98,9 @@ func FuzzCredentials(f *testing.F) {
 		} else if api.CodeOf(err) != api.CodeInvalid {
 			t.Fatal(err)
 		}
-		if prefix, _, err := credentialInbox(data); err == nil {
-			if strings.ContainsAny(prefix, "*> ") {
-				t.Fatalf("inbox %q", prefix)
+		if c, err := parseCredential(data); err == nil {
+			if strings.ContainsAny(c.inbox, "*> ") {
+				t.Fatalf("inbox %q", c.inbox)
 			}
 		} else if api.CodeOf(err) != api.CodeInvalid {
 			t.Fatal(err)

@@ -3,11 +3,9 @@ package bus
 import (
 	"encoding/json"
 	"fmt"
-	"strings"
 	"sync"
 	"time"
 
-	"github.com/nats-io/jwt/v2"
 	"github.com/nats-io/nkeys"
 
 	"agentyard.dev/libs/api"
@@ -119,31 +117,3 @@ func (i *SessionIssuer) PodCredentials(pod string, life time.Duration) ([]byte, 
 
 // tenantTag begins the tag that only a session's credential has.
 const tenantTag = "tenant:"
-
-// credentialInbox returns the inbox prefix that a credential may subscribe to, and whether it
-// is a session's. It fails with invalid for what is not a credential.
-func credentialInbox(creds []byte) (prefix string, session bool, err error) {
-	token, err := jwt.ParseDecoratedJWT(creds)
-	if err != nil {
-		return "", false, api.Errorf(api.CodeInvalid, "credentials hold no user token: %w", err)
-	}
-	if _, err := jwt.ParseDecoratedUserNKey(creds); err != nil {
-		return "", false, api.Errorf(api.CodeInvalid, "credentials hold no user seed: %w", err)
-	}
-	claims, err := jwt.DecodeUserClaims(token)
-	if err != nil {
-		return "", false, api.Errorf(api.CodeInvalid, "credentials hold a bad user token: %w", err)
-	}
-	if err := checkToken("name", claims.Name); err != nil {
-		return "", false, api.Errorf(api.CodeInvalid, "credentials hold a bad user name: %w", err)
-	}
-	for _, tag := range claims.Tags {
-		if strings.HasPrefix(tag, tenantTag) {
-			return sessionInbox(claims.Name), true, nil
-		}
-		if node, ok := strings.CutPrefix(tag, nodeTag); ok {
-			return nodeInbox(node), false, nil
-		}
-	}
-	return serviceInbox(claims.Name), false, nil
-}
