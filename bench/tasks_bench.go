@@ -30,6 +30,7 @@ const (
 // The goals.
 const (
 	enqueueGoal    = 20_000.0 // a second
+	rawShare       = 0.5      // of what the bus can do with an enqueue's messages, for tokens, documents, order and indexes
 	latencyP50Goal = 5 * time.Millisecond
 	latencyP99Goal = 25 * time.Millisecond
 	depthGoal      = 1.5 // times, of 1,000,000 tasks to 100,000
@@ -40,14 +41,23 @@ const (
 // benchEnqueue: tasks made one with each request. Ours is durable against the death of any process when answered, and synced to the disk every
 // ten seconds, as a yard's bus is; Redis syncs every second, PostgreSQL before each answer.
 func benchEnqueue(ctx context.Context, r *report) error {
+	raw, err := startRawYard(ctx)
+	if err != nil {
+		return err
+	}
+	defer raw.stop()
 	return besidePeers(ctx, scheduler.Config{}, noWork, true, func(p *taskPlace) error {
-		var ours, rivers, asynqs []float64
+		var ours, raws, rivers, asynqs []float64
 		for range taskRounds {
 			v, err := p.enqueue(ctx, taskClients, enqueueTasks)
 			if err != nil {
 				return err
 			}
 			ours = append(ours, v)
+			if v, err = raw.enqueue(taskClients, enqueueTasks); err != nil {
+				return err
+			}
+			raws = append(raws, v)
 			o := peerOrder{Do: "enqueue", N: enqueueTasks, Clients: taskClients}
 			if v, err = p.river.rate(ctx, o); err != nil {
 				return err
@@ -62,6 +72,8 @@ func benchEnqueue(ctx context.Context, r *report) error {
 		name := fmt.Sprintf("tasks: enqueued one by one, %d at once", taskClients)
 		r.add(figure{name, perSecond(own), "River " + perSecond(first), own / first, "≥ 20,000/s and River's", own >= enqueueGoal && own >= first})
 		r.add(figure{name, perSecond(own), "Asynq, fsync each second, " + perSecond(second), own / second, "≥ 20,000/s and Asynq's", own >= enqueueGoal && own >= second})
+		limit := medianFloat(raws)
+		r.add(figure{name, perSecond(own), "its messages alone " + perSecond(limit), own / limit, fmt.Sprintf("≥ %.1f×", rawShare), own >= rawShare*limit})
 		return nil
 	})
 }

@@ -5,8 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"strconv"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -55,28 +53,11 @@ func (y *taskYard) enqueue(ctx context.Context, clients, n int) (float64, error)
 	if err != nil {
 		return 0, err
 	}
-	var (
-		left  atomic.Int64
-		wg    sync.WaitGroup
-		first atomic.Pointer[error]
-	)
-	left.Store(int64(n))
-	start := time.Now()
-	for w := range clients {
-		wg.Go(func() {
-			for left.Add(-1) >= 0 && first.Load() == nil {
-				req := api.CreateTaskRequest{TaskSpec: api.TaskSpec{Queue: taskQueue, Prompt: taskPrompt}}
-				if _, err := rpc.Call(people[w%len(people)], y.client, api.CreateTask, req); err != nil {
-					first.CompareAndSwap(nil, &err)
-				}
-			}
-		})
-	}
-	wg.Wait()
-	if err := first.Load(); err != nil {
-		return 0, fmt.Errorf("enqueue: %w", *err)
-	}
-	return float64(n) / time.Since(start).Seconds(), nil
+	return fromMany(clients, n, func(client int) error {
+		req := api.CreateTaskRequest{TaskSpec: api.TaskSpec{Queue: taskQueue, Prompt: taskPrompt}}
+		_, err := rpc.Call(people[client%len(people)], y.client, api.CreateTask, req)
+		return err
+	})
 }
 
 // seed writes n waiting tasks straight into the ledger, as the scheduler would have.
