@@ -6,6 +6,8 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"strings"
+	"testing"
 	"time"
 
 	"helm.sh/helm/v4/pkg/action"
@@ -13,6 +15,7 @@ import (
 	"helm.sh/helm/v4/pkg/chart/v2/loader"
 	"helm.sh/helm/v4/pkg/cli"
 	"helm.sh/helm/v4/pkg/kube"
+	releasev1 "helm.sh/helm/v4/pkg/release/v1"
 )
 
 // helmWithin bounds an installation and an upgrade, on a machine that has much else to do.
@@ -61,6 +64,32 @@ func (h *helm) upgrade(ctx context.Context, c *chart.Chart, tag string) error {
 	return err
 }
 
+// TestInstalled is helm test, by the network policies and the rights that the chart gives it.
+func TestInstalled(t *testing.T) {
+	test := action.NewReleaseTesting(running.helm.cfg)
+	test.Namespace, test.Timeout = namespace, helmWithin
+	tested, shutdown, err := test.Run(release)
+	defer func() {
+		if err := shutdown(); err != nil {
+			t.Error(err)
+		}
+	}()
+	var said strings.Builder
+	if r, ok := tested.(*releasev1.Release); ok {
+		if err := test.GetPodLogs(&said, r); err != nil {
+			t.Error(err)
+		}
+	}
+	if err != nil {
+		t.Fatalf("helm test: %v\n%s", err, &said)
+	}
+	for _, path := range []string{"/ready", "/api/v1/users/me", "/api/v1/profiles"} {
+		if !strings.Contains(said.String(), path) {
+			t.Errorf("it does not say that %s answers: %s", path, &said)
+		}
+	}
+}
+
 type tree = map[string]any
 
 // values are a yard that survives the loss of any one process, on two small nodes: two of what can be two, three servers of the bus. The images
@@ -88,6 +117,9 @@ func values() tree {
 		},
 		"redis":   tree{"image": tree{"registry": registry, "repository": "redis", "tag": running.tag}, "resources": small},
 		"gateway": service(2), "auth": service(2), "sessions": sessions, "scheduler": service(1),
-		"tccontroller": enabled(service(1)), "tcagent": tree{"enabled": true, "resources": small, "dataPath": "/run/agentyard"},
+		"tccontroller": enabled(service(1)), "tcagent": tree{
+			"enabled": true, "resources": small, "dataPath": "/run/agentyard", "criSocket": "/run/containerd/containerd.sock",
+			"defaultPolicy": tree{"name": "default", "link": tree{"upload": tree{"ceiling": defaultRate}, "download": tree{"ceiling": defaultRate}}},
+		},
 	}
 }

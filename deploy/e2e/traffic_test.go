@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
+
 	"agentyard.dev/libs/api"
 	"agentyard.dev/services/standalone/yardtest"
 )
@@ -58,6 +60,33 @@ func TestTraffic(t *testing.T) {
 	end(t, boss, s.ID, free.ID)
 }
 
+// defaultRate is what a new session's pod may send and receive until its own plan is there: something that nobody else would set, and no burden.
+const defaultRate = "777Mbit"
+
+// TestNewPods: the node agent learns from the nodes' containerd which pods are sessions', and where. It puts the default policy on one that waits for a session, and the
+// session's own plan in its place.
+func TestNewPods(t *testing.T) {
+	boss := admin(t)
+	const name = "sheltered"
+	boss.Must(t, "POST", "/api/v1/profiles", api.Profile{Name: name, Agent: api.Agent{Kind: "demo"}, Pool: &api.Pool{Size: 1}}, nil)
+	var waits []corev1.Pod
+	eventually(t, "a pod waits", func() bool {
+		waits = podsOf(t, sessionSpace, "agentyard.dev/pool=free,agentyard.dev/profile="+name)
+		return len(waits) == 1 && ready(waits[0])
+	})
+	sheltered := func(p corev1.Pod) bool { return strings.Contains(disciplinesOf(t, p), "rate "+defaultRate) }
+	eventually(t, "the default policy holds for it", func() bool { return sheltered(waits[0]) })
+
+	s := boss.Session(t, api.CreateSessionRequest{Profile: name})
+	if p := podOf(t, s.ID); p.UID != waits[0].UID {
+		t.Fatalf("%s is in the pod %s, which did not wait for it", s.ID, p.Name)
+	}
+	eventually(t, "the session's own plan is in its place", func() bool { return !sheltered(waits[0]) })
+	boss.Must(t, "DELETE", "/api/v1/profiles/"+name, nil, nil)
+	end(t, boss, s.ID)
+	eventually(t, "no pod waits any more", func() bool { return len(podsOf(t, sessionSpace, "agentyard.dev/profile="+name)) == 0 })
+}
+
 // applied waits for what the API says of a session's traffic.
 func applied(t *testing.T, c *yardtest.Client, s api.Session, what string, ok func(api.TrafficSession) bool) {
 	t.Helper()
@@ -73,25 +102,29 @@ func applied(t *testing.T, c *yardtest.Client, s api.Session, what string, ok fu
 // disciplines returns what the kernel has at the node's side of a session's interface.
 func disciplines(t *testing.T, s api.Session) string {
 	t.Helper()
-	p := podOf(t, s.ID)
+	return disciplinesOf(t, podOf(t, s.ID))
+}
+
+func disciplinesOf(t *testing.T, p corev1.Pod) string {
+	t.Helper()
 	node := running.cluster.PID(p.Spec.NodeName + "/kubelet")
 	inside := 0
 	for _, pid := range processesOf(t, p) {
 		inside = pid
 	}
 	if node == 0 || inside == 0 {
-		t.Fatalf("%s: its node is process %d, it is %d", s.ID, node, inside)
+		t.Fatalf("%s: its node is process %d, it is %d", p.Name, node, inside)
 	}
 	peer, err := exec.CommandContext(t.Context(), "nsenter", fmt.Sprintf("--net=/proc/%d/ns/net", inside), "ip", "-o", "link", "show", "eth0").Output()
 	if err != nil {
-		t.Fatalf("the interface of %s: %v", s.ID, err)
+		t.Fatalf("the interface of %s: %v", p.Name, err)
 	}
 	_, rest, _ := strings.Cut(string(peer), "eth0@if")
 	index, _, _ := strings.Cut(rest, ":")
 	script := fmt.Sprintf(`d=$(ip -o link | sed -n 's/^%s: \([^@:]*\).*/\1/p'); tc qdisc show dev "$d"; tc class show dev "$d"`, index)
 	out, err := exec.CommandContext(t.Context(), "nsenter", fmt.Sprintf("--net=/proc/%d/ns/net", node), "sh", "-c", script).CombinedOutput()
 	if err != nil {
-		t.Fatalf("the disciplines of %s: %v: %s", s.ID, err, out)
+		t.Fatalf("the disciplines of %s: %v: %s", p.Name, err, out)
 	}
 	return string(out)
 }

@@ -198,14 +198,20 @@ func (y *yard) say(message api.SendMessageRequest) string {
 	if err != nil {
 		y.t.Fatalf("send: %v", err)
 	}
+	return y.answer(message.ID, sent.ID)
+}
+
+// answer waits for the answer to a message.
+func (y *yard) answer(id, message string) string {
+	y.t.Helper()
 	var text string
-	clustertest.Eventually(y.t, "an answer to "+message.Content, func() bool {
-		page, err := rpc.Call(y.admin, y.client, api.ListMessages, api.ListMessagesRequest{ID: message.ID, List: api.List{Limit: 500}})
+	clustertest.Eventually(y.t, "an answer to "+message, func() bool {
+		page, err := rpc.Call(y.admin, y.client, api.ListMessages, api.ListMessagesRequest{ID: id, List: api.List{Limit: 500}})
 		if err != nil {
 			y.t.Fatal(err)
 		}
 		for _, m := range page.Items {
-			if m.ReplyTo == sent.ID && strings.Contains(m.Content, "[done "+sent.ID+"]") {
+			if m.ReplyTo == message && strings.Contains(m.Content, "[done "+message+"]") {
 				text = m.Content
 			}
 		}
