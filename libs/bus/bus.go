@@ -34,6 +34,9 @@ type Config struct {
 	// Crowd says that thousands of processes connect like this one. When the bus was away they come back at random over some twice as long, at most
 	// 20 s, and are more patient: all at once would be too late, and try again for ever.
 	Crowd bool
+	// Brief says that the connection asks one thing at a time, few in all, and is closed: each answer has a subscription of its own, which costs the bus less than the
+	// one for all that are to come, and Close waits for nothing.
+	Brief bool
 }
 
 // Conn is one connection to the bus. It reconnects for ever; while it is away calls fail
@@ -47,6 +50,7 @@ type Conn struct {
 
 	replicas int // of each stream at least
 	crowd    bool
+	brief    bool
 	attempt  time.Duration // how long one try of something waits for its answer
 
 	mu        sync.Mutex
@@ -94,7 +98,7 @@ func Connect(cfg Config) (*Conn, error) {
 		return nil, api.Invalid("/url", "is required")
 	}
 	c := &Conn{
-		log: cfg.Logger, scoped: creds.scoped, closed: make(chan struct{}), replicas: max(cfg.Replicas, 1), attempt: attemptTimeout,
+		log: cfg.Logger, scoped: creds.scoped, closed: make(chan struct{}), replicas: max(cfg.Replicas, 1), brief: cfg.Brief, attempt: attemptTimeout,
 		drops: map[*nats.Subscription]func(){}, reconnect: map[chan struct{}]struct{}{},
 	}
 	if c.log == nil {
@@ -134,6 +138,9 @@ func Connect(cfg Config) (*Conn, error) {
 	}
 	if cfg.Crowd {
 		opts = append(opts, nats.CustomReconnectDelay(crowdDelay), nats.Timeout(crowdTimeout), nats.PingInterval(crowdPing))
+	}
+	if cfg.Brief {
+		opts = append(opts, nats.UseOldRequestStyle())
 	}
 	url := cfg.URL
 	if cfg.InProcess != nil {
@@ -212,9 +219,11 @@ func (c *Conn) Ready(ctx context.Context) error {
 	return nil
 }
 
-// Close drains the connection: handlers in flight finish, pending publishes are flushed.
+// Close drains the connection: handlers in flight finish, pending publishes are flushed. A brief one is closed at once.
 func (c *Conn) Close(ctx context.Context) error {
-	if err := c.nc.Drain(); err != nil {
+	if c.brief {
+		c.nc.Close()
+	} else if err := c.nc.Drain(); err != nil {
 		c.nc.Close() // not connected: there is nobody to drain to
 	}
 	select {

@@ -78,3 +78,38 @@ func TestPodPermissions(t *testing.T) {
 		t.Errorf("a pod called *: %v", err)
 	}
 }
+
+// TestBrief: a brief connection asks, is answered, and has nothing left when it is closed.
+func TestBrief(t *testing.T) {
+	y := newYard(t, bus.LogConfig{})
+	pod := api.NewID(api.KindSession)
+	creds, err := y.ring.SessionIssuer().PodCredentials(pod, time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	subject := "yard.v1.runner.pods." + pod + ".bind"
+	_, err = y.conn.NATS().Subscribe(subject, func(m *nats.Msg) { _ = m.Respond(append([]byte("re: "), m.Data...)) })
+	if err == nil {
+		err = y.conn.NATS().Flush()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := bus.Connect(bus.Config{URL: y.srv.URL(), Credentials: creds, Name: "pod", Brief: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx := testContext(t)
+	for range 5 { // more than a pod may subscribe to
+		m, err := c.NATS().RequestWithContext(ctx, subject, []byte("who am I?"))
+		if err != nil || string(m.Data) != "re: who am I?" {
+			t.Fatal(m, err)
+		}
+	}
+	if n := c.NATS().NumSubscriptions(); n != 0 {
+		t.Errorf("%d subscriptions are left", n)
+	}
+	if err := c.Close(ctx); err != nil || !c.NATS().IsClosed() {
+		t.Error(err)
+	}
+}

@@ -62,7 +62,7 @@ const (
 // The launch's credential is the session's own; the pod's is of no use from here on.
 func (p Pod) Bind(ctx context.Context, log *slog.Logger) (launch.Launch, error) {
 	var l launch.Launch
-	conn, err := bus.Connect(bus.Config{URL: p.BusURL, Credentials: []byte(p.Credentials), Name: "pod-" + p.Name, Logger: log})
+	conn, err := bus.Connect(bus.Config{URL: p.BusURL, Credentials: []byte(p.Credentials), Name: "pod-" + p.Name, Logger: log, Brief: true})
 	if err != nil {
 		return l, err
 	}
