@@ -30,6 +30,7 @@ type Log struct {
 	c      *Conn
 	writer string
 	writes atomic.Uint64
+	tails  tails
 }
 
 // LogConfig bounds the log.
@@ -106,19 +107,29 @@ func (l *Log) AppendUser(ctx context.Context, tenant, session, dedupID string, e
 	if dedupID != "" {
 		m.Header[headerMsgID] = []string{tenant + "." + session + "." + dedupID}
 	}
+	last, known := l.tails.get(subject)
+	guessed := known
 	for n := 1; ; n++ {
-		last, err := l.c.getLast(ctx, logStream, subject)
-		if err != nil && !errors.Is(err, errNoMessage) {
-			return 0, false, fmt.Errorf("append to log: %w", err)
+		if !known {
+			m, err := l.c.getLast(ctx, logStream, subject)
+			if err != nil && !errors.Is(err, errNoMessage) {
+				return 0, false, fmt.Errorf("append to log: %w", err)
+			}
+			last = m.seq
 		}
-		ack, err := l.c.conditional(ctx, m, last.seq, l.c.written(logStream, subject, last.seq, id))
+		ack, err := l.c.conditional(ctx, m, last, l.c.written(logStream, subject, last, id))
 		if err == nil {
+			if !ack.Duplicate {
+				l.tails.put(subject, ack.Seq)
+			}
 			return entrySeq(ack.Seq, 0, 1), ack.Duplicate, nil
 		}
+		l.tails.drop(subject)
 		if !errors.Is(err, errWrongSequence) {
 			return 0, false, fmt.Errorf("append to log: %w", err)
 		}
-		if n > 1 {
+		known = false
+		if n > 1 && !(guessed && n == 2) { // after a guess the first try is the second
 			if err := pause(ctx, min(n, 3)); err != nil {
 				return 0, false, busError("append to log", err)
 			}
@@ -171,6 +182,7 @@ func (l *Log) Purge(ctx context.Context, tenant, session string) error {
 	if err := checkTokens(tenant, session); err != nil {
 		return err
 	}
+	l.tails.drop(api.LogSubject(tenant, session, api.WriterUser))
 	return l.c.purge(ctx, logStream, api.LogPrefix+tenant+"."+session+".*", 0)
 }
 

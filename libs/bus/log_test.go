@@ -187,6 +187,38 @@ func TestLog(t *testing.T) {
 		}
 	})
 
+	t.Run("who wrote last need not ask where the log ends, and who is wrong about it asks", func(t *testing.T) {
+		s := api.NewID(api.KindSession)
+		replica := bus.ReadLog(y.conn)
+		var n uint64 // of the stream's entries
+		say := func(l *bus.Log, requests uint64) {
+			t.Helper()
+			before := y.conn.NATS().Stats().OutMsgs
+			seq, _, err := l.AppendUser(ctx, tenant, s, "", api.Event{Type: api.EventInterrupt})
+			if err != nil || seq <= n {
+				t.Fatal(seq, err)
+			}
+			n = seq
+			if asked := y.conn.NATS().Stats().OutMsgs - before; asked != requests {
+				t.Errorf("%d requests, want %d", asked, requests)
+			}
+		}
+		y.log.Begin(tenant, s)
+		say(y.log, 1)
+		say(y.log, 1)
+		say(replica, 2)
+		say(y.log, 3) // in vain, where it ends, again
+		say(y.log, 1)
+		replica.Begin(tenant, s) // which it knows better
+		say(replica, 3)
+		again := bus.ReadLog(y.conn)
+		again.Begin(tenant, s)
+		say(again, 3)
+		if evs := readAll(t, y.log, s, api.WriterUser, 0, 1000); len(evs) != 7 {
+			t.Errorf("%d events", len(evs))
+		}
+	})
+
 	t.Run("unsafe names are refused", func(t *testing.T) {
 		for _, bad := range []string{"", "*", ">", "a.b", "a b"} {
 			_, _, err := y.log.Read(ctx, bad, s, "", 0, 1)

@@ -84,6 +84,9 @@ func (s *Service) created(ctx context.Context, e bus.Entry[api.SessionRecord], r
 		work, cancel := context.WithTimeout(ctx, writeTimeout)
 		defer cancel()
 		id := api.DeriveID(api.KindMessage, e.Key.Tenant, e.Key.ID, "prompt")
+		if e.Rev == e.Created {
+			s.events.Begin(e.Key.Tenant, e.Key.ID)
+		}
 		_, _, err := s.events.AppendUser(work, e.Key.Tenant, e.Key.ID, id, api.Event{
 			Type: api.EventUserMessage, At: s.now().UTC(), Actor: e.State.Owner, MessageID: id, Content: req.Prompt,
 			TraceParent: traceParent(ctx),

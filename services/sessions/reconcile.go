@@ -47,7 +47,7 @@ func (s *Service) changed(old *bus.Entry[api.SessionRecord], now bus.Entry[api.S
 			if len(k.announce) == maxAnnouncements {
 				k.announce = k.announce[1:]
 			}
-			k.announce = append(k.announce, announcement{rev: now.Rev, at: now.At, state: now.State.State, reason: now.State.Reason})
+			k.announce = append(k.announce, announcement{rev: now.Rev, at: now.At, state: now.State.State, reason: now.State.Reason, first: old == nil && now.Rev == now.Created})
 		})
 	} else if now.State.State.Final() {
 		return // of long ago; if anything of it still runs, adopt has found it
@@ -305,6 +305,9 @@ func (s *Service) announceStates(ctx context.Context, key bus.Key) error {
 		})
 		if next == nil {
 			return nil
+		}
+		if next.first {
+			s.events.Begin(key.Tenant, key.ID)
 		}
 		_, _, err := s.events.AppendUser(ctx, key.Tenant, key.ID, fmt.Sprintf("state-%d", next.rev), api.Event{
 			Type: api.EventStatus, At: next.at, State: next.state, Reason: next.reason,

@@ -35,6 +35,7 @@ type announcement struct {
 	at     time.Time
 	state  api.State
 	reason string
+	first  bool // the session is new, and so is its log
 }
 
 // maxAnnouncements bounds what waits for a log that cannot be written; the oldest goes first.
