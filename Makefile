@@ -37,7 +37,7 @@ test-guest: ## run tests of traffic control on a whole Debian kernel in an emula
 test-cluster: ## run the tests that need a real Kubernetes, which they start on this machine (Linux, root; the first time builds it)
 	@.ci/cluster-deps
 	go vet -tags cluster $(CLUSTER_PACKAGES) $(CONTROL_PACKAGES)
-	go test -count=1 -p 2 -tags cluster -timeout 5m $(CLUSTERFLAGS) -run '^($(CONTROL_TESTS))$$' $(CONTROL_PACKAGES)
+	go test -count=1 -p 2 -tags cluster -timeout 15m $(CLUSTERFLAGS) -run '^($(CONTROL_TESTS))$$' $(CONTROL_PACKAGES)
 	go test -count=1 -p 2 -parallel 4 -tags cluster -timeout 25m $(CLUSTERFLAGS) $(CLUSTER_PACKAGES)
 
 test-soak: test-deps ## kill the processes of a yard at random while it works on 2,000 tasks (some ten minutes)

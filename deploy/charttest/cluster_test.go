@@ -51,12 +51,10 @@ func (k *kubernetes) must(t *testing.T, stdin string, args ...string) string {
 	return out
 }
 
-// operators are the API groups of what a cluster has only with somebody's operator; this one has none.
-var operators = []string{"monitoring.coreos.com/", "cert-manager.io/", "gateway.networking.k8s.io/"}
-
 // The API server takes every object of every arrangement, knows each of its fields, and has nothing to say about the security of the pods.
 func TestServerSideDryRun(t *testing.T) {
 	k := startKubernetes(t)
+	k.define(t)
 	for _, ns := range []string{"yard", "agentyard-sessions"} {
 		k.must(t, "", "create", "namespace", ns)
 		k.must(t, "", "label", "namespace", ns, "pod-security.kubernetes.io/warn=restricted", "pod-security.kubernetes.io/enforce=restricted")
@@ -69,26 +67,27 @@ func TestServerSideDryRun(t *testing.T) {
 	}
 	for _, a := range arrangements {
 		t.Run(a.name, func(t *testing.T) {
-			var known []Object
-			for _, o := range a.objects(t) {
-				if !slices.ContainsFunc(operators, func(group string) bool { return strings.HasPrefix(text(o.Tree["apiVersion"]), group) }) {
-					known = append(known, o)
-				}
-			}
-			out, err := k.kubectl(t, string(Manifest(known)), "apply", "--server-side", "--dry-run=server", "--validate=strict", "-f", "-")
+			objects := a.objects(t)
+			out, err := k.kubectl(t, string(Manifest(objects)), "apply", "--server-side", "--dry-run=server", "--validate=strict", "-f", "-")
 			if err != nil {
 				t.Fatalf("%v\n%s", err, out)
 			}
-			if n := strings.Count(out, "(server dry run)"); n != len(known) || strings.Contains(out, "Warning") && !slices.Equal(warned(out), nodeAgent) {
-				t.Errorf("%d of %d objects were taken:\n%s", n, len(known), out)
+			if n := strings.Count(out, "(server dry run)"); n != len(objects) || strings.Contains(out, "Warning") && !slices.Equal(warned(out), nodeAgent) {
+				t.Errorf("%d of %d objects were taken:\n%s", n, len(objects), out)
 			}
 		})
 	}
 	t.Run("and finds mistakes", func(t *testing.T) {
-		out, err := k.kubectl(t, `{apiVersion: v1, kind: Service, metadata: {name: x, namespace: yard}, spec: {ports: [{port: 80}], selektor: {a: b}}}`,
-			"apply", "--server-side", "--dry-run=server", "--validate=strict", "-f", "-")
-		if err == nil || !strings.Contains(out, "selektor") {
-			t.Errorf("got %v: %s", err, out)
+		for mistake, object := range map[string]string{
+			"selektor":    `{apiVersion: v1, kind: Service, metadata: {name: x, namespace: yard}, spec: {ports: [{port: 80}], selektor: {a: b}}}`,
+			"intervall":   `{apiVersion: monitoring.coreos.com/v1, kind: PodMonitor, metadata: {name: x, namespace: yard}, spec: {selector: {}, podMetricsEndpoints: [{intervall: 15s}]}}`,
+			"issuerRef":   `{apiVersion: cert-manager.io/v1, kind: Certificate, metadata: {name: x, namespace: yard}, spec: {secretName: x, dnsNames: [x.example]}}`,
+			"parentReffs": `{apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {name: x, namespace: yard}, spec: {parentReffs: [{name: x}]}}`,
+		} {
+			out, err := k.kubectl(t, object, "apply", "--server-side", "--dry-run=server", "--validate=strict", "-f", "-")
+			if err == nil || !strings.Contains(out, mistake) {
+				t.Errorf("%s: got %v: %s", mistake, err, out)
+			}
 		}
 	})
 }
