@@ -20,6 +20,7 @@ import (
 
 	"agentyard.dev/libs/api"
 	"agentyard.dev/libs/bus"
+	"agentyard.dev/libs/parts"
 	"agentyard.dev/libs/rpc"
 	"agentyard.dev/libs/token"
 	"agentyard.dev/libs/trust"
@@ -123,28 +124,25 @@ func (s *Service) Run(ctx context.Context) error {
 		return stopped(ctx, err)
 	}
 	// What is followed and written in the background ends after the server, which needs it to the last request.
-	background := newGroup(context.WithoutCancel(ctx))
-	defer func() { _ = background.stop() }() // again is harmless
+	background, working := parts.New(context.WithoutCancel(ctx))
+	defer background.Stop()
 	s.follow(background)
-	starting, cancel := context.WithCancel(ctx)
+	serving, cancel := context.WithCancel(ctx)
 	defer cancel()
-	go func() {
-		select {
-		case <-background.failed:
-			cancel()
-		case <-starting.Done():
-		}
-	}()
-	if err := s.start(starting); err != nil {
-		return errors.Join(stopped(ctx, err), background.stop())
+	defer context.AfterFunc(working, cancel)()
+	err := s.start(serving)
+	if err != nil {
+		err = stopped(ctx, err)
+	} else {
+		background.Go("write the audit ledger", s.audit.run)
+		background.Go("write last uses", s.usage.run)
+		background.Go("lead", s.lead)
+		close(s.ready)
+		s.log.InfoContext(ctx, "auth answers")
+		err = s.server.Run(serving)
 	}
-	background.run("write the audit ledger", s.audit.run)
-	background.run("write last uses", s.usage.run)
-	background.run("lead", s.lead)
-	close(s.ready)
-	s.log.InfoContext(ctx, "auth answers")
-	err := s.server.Run(starting)
-	return errors.Join(err, background.stop())
+	background.Stop()
+	return errors.Join(err, background.Wait())
 }
 
 // stopped turns what went wrong because ctx ended into success.
@@ -156,14 +154,14 @@ func stopped(ctx context.Context, err error) error {
 }
 
 // follow runs the views.
-func (s *Service) follow(g *group) {
-	g.run("follow tenants", s.tenants.view.Run)
-	g.run("follow users", s.users.view.Run)
-	g.run("follow keys", s.keys.view.Run)
-	g.run("follow last uses", s.lastUsed.view.Run)
-	g.run("follow the audit ledger", s.audit.view.Run)
-	g.run("follow signing keys", s.signing.view.Run)
-	g.run("follow keys and revocations", s.trust.Run)
+func (s *Service) follow(g *parts.Group) {
+	g.Go("follow tenants", s.tenants.view.Run)
+	g.Go("follow users", s.users.view.Run)
+	g.Go("follow keys", s.keys.view.Run)
+	g.Go("follow last uses", s.lastUsed.view.Run)
+	g.Go("follow the audit ledger", s.audit.view.Run)
+	g.Go("follow signing keys", s.signing.view.Run)
+	g.Go("follow keys and revocations", s.trust.Run)
 }
 
 // start brings the yard to where it can answer: state in memory, a key that signs, somebody who may sign in.
@@ -241,42 +239,6 @@ func wait(ctx context.Context, done <-chan struct{}) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-}
-
-// group runs goroutines that end together.
-type group struct {
-	ctx    context.Context
-	cancel context.CancelFunc
-	wg     sync.WaitGroup
-	once   sync.Once
-	failed chan struct{} // closed when one ended with an error
-	err    error
-}
-
-func newGroup(parent context.Context) *group {
-	g := &group{failed: make(chan struct{})}
-	g.ctx, g.cancel = context.WithCancel(parent)
-	return g
-}
-
-func (g *group) run(what string, f func(context.Context) error) {
-	g.wg.Go(func() {
-		err := f(g.ctx)
-		if err == nil || g.ctx.Err() != nil {
-			return
-		}
-		g.once.Do(func() {
-			g.err = fmt.Errorf("%s: %w", what, err)
-			close(g.failed)
-		})
-	})
-}
-
-// stop ends and awaits all; it returns what made the first one fail.
-func (g *group) stop() error {
-	g.cancel()
-	g.wg.Wait()
-	return g.err
 }
 
 // broadcast wakes everyone who waits for the next change.
