@@ -83,7 +83,7 @@ func TestInstalled(t *testing.T) {
 	if err != nil {
 		t.Fatalf("helm test: %v\n%s", err, &said)
 	}
-	for _, path := range []string{"/ready", "/api/v1/users/me", "/api/v1/profiles"} {
+	for _, path := range []string{"/ready", "/api/v1/users/me", "/api/v1/profiles", "/api/v1/tasks"} {
 		if !strings.Contains(said.String(), path) {
 			t.Errorf("it does not say that %s answers: %s", path, &said)
 		}

@@ -40,6 +40,7 @@ func runCheck(ctx context.Context, args []string, logger *slog.Logger) error {
 		"/health", "/ready", // the gateway, its bus
 		"/api/v1/users/me",                     // auth
 		"/api/v1/sessions", "/api/v1/profiles", // sessions
+		"/api/v1/tasks", // scheduler
 	} {
 		if err := await(ctx, url+path, strings.TrimSpace(string(key))); err != nil {
 			return err

@@ -38,7 +38,7 @@ func TestCheck(t *testing.T) {
 	if err := check(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if asked["/ready"] != 2 || asked["/api/v1/users/me"] != 1 || asked["/api/v1/sessions"] != 1 {
+	if asked["/ready"] != 2 || asked["/api/v1/users/me"] != 1 || asked["/api/v1/sessions"] != 1 || asked["/api/v1/tasks"] != 1 {
 		t.Errorf("asked %v", asked)
 	}
 	t.Run("says what does not answer", func(t *testing.T) {
