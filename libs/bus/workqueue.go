@@ -5,6 +5,8 @@ import (
 	"context"
 	"sync"
 	"time"
+
+	"agentyard.dev/libs/parts"
 )
 
 // WorkQueue hands keys to workers: each key to one worker at a time, a key that was added while it is being worked on once
@@ -75,8 +77,8 @@ func (q *WorkQueue) signal() {
 
 // Run works with n workers until ctx ends, and returns when all have. It is called once.
 func (q *WorkQueue) Run(ctx context.Context, n int, work func(context.Context, Key)) {
-	var wg sync.WaitGroup
-	defer wg.Wait()
+	var crew parts.Crew
+	defer crew.Wait()
 	free := make(chan struct{}, n)
 	for {
 		wait := q.promote(time.Now())
@@ -98,7 +100,7 @@ func (q *WorkQueue) Run(ctx context.Context, n int, work func(context.Context, K
 		case <-ctx.Done():
 			return
 		}
-		wg.Go(func() {
+		crew.Go(func() {
 			defer func() {
 				<-free
 				q.done(key)
