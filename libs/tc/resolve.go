@@ -134,6 +134,23 @@ func (set *Set) Resolve(s Session, at time.Time) Effective {
 	return e
 }
 
+// Alike names what Compile makes of s besides its ID: sessions of one name have the same plan but for that, at one time and for nodes that can do the same.
+func (set *Set) Alike(s Session) string {
+	name := make([]byte, 0, len(set.policies)/8+1)
+	for i, p := range set.policies {
+		if i%8 == 0 {
+			name = append(name, 0)
+		}
+		if p.AppliesTo.Selects(s) {
+			name[i/8] |= 1 << (i % 8)
+		}
+	}
+	if s.MTU == 0 && len(s.Annotations) == 0 {
+		return string(name)
+	}
+	return fmt.Sprintf("%x %d %q %q", name, s.MTU, s.Annotations[IngressAnnotation], s.Annotations[EgressAnnotation])
+}
+
 // compose fills e from the policies that demand something, the most specific first.
 func (e *Effective) compose(parts []Policy) {
 	if len(parts) == 0 {

@@ -32,7 +32,9 @@ type apply struct {
 	host     place
 	veth     link // the same
 	ifb      string
-	madeIFB  bool // by this call: nothing hangs on it yet
+	madeIFB  bool               // by this call: nothing hangs on it yet
+	eased    map[queueAt]uint32 // limits of queues on their way (ease)
+	easing   bool               // some of them are not there yet
 	peer     place
 	download *tc.Tree
 	upload   *tc.Tree
@@ -53,12 +55,15 @@ func (k *Kernel) Apply(ctx context.Context, on Interface, plan *tc.Plan) (Result
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	began := time.Now()
-	a := &apply{k: k, on: on, ifb: ifbName(on.Index)}
+	a := &apply{k: k, on: on, ifb: ifbName(on.Index), eased: map[queueAt]uint32{}}
 	if plan.Mode != tc.Off {
 		a.download, a.upload = plan.Download, plan.Upload
 	}
 	err := a.run(ctx, plan)
 	a.result.Took = time.Since(began)
+	if err == nil && a.easing {
+		a.result.Again = easeEvery
+	}
 	return a.result, err
 }
 

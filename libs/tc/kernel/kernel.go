@@ -36,6 +36,9 @@ type Named struct {
 type Result struct {
 	// Steps are the changes as tc or ip would be told them, in order; none when the plan was in force already.
 	Steps []string
+	// Again, if not zero, is when Apply is to be called with this plan again: all its rates are in force, and a queue is longer than planned, since more waits in
+	// it than it is to hold, which its senders would have to send again all at once. Each call shortens it by some packets.
+	Again time.Duration
 	// Took is the time from the first message to the last check.
 	Took time.Duration
 }

@@ -14,12 +14,13 @@ type tree struct {
 	root    *root // nil: nothing of ours
 	foreign string
 	classes map[uint32]class
-	queues  map[uint32]queue // by the class that they are below
-	filters []filter         // at the root
+	queues  map[uint32]queue  // by the class that they are below
+	waiting map[uint32]uint32 // bytes in the queue of a class
+	filters []filter          // at the root
 }
 
 func emptyTree() *tree {
-	return &tree{classes: map[uint32]class{}, queues: map[uint32]queue{}}
+	return &tree{classes: map[uint32]class{}, queues: map[uint32]queue{}, waiting: map[uint32]uint32{}}
 }
 
 // ingress is what a device holds before its packets enter the node.
@@ -55,6 +56,7 @@ func readTree(q *qdiscs, device int) (*tree, error) {
 	withQueue := []uint32{}
 	err = dumpObjects(s, traffic(unix.RTM_GETTCLASS, 0, device, 0, 0, 0).end(), func() {
 		clear(t.classes)
+		clear(t.waiting)
 		withQueue = withQueue[:0]
 	}, func(o object) error {
 		if o.handle>>16 != rootHandle>>16 || o.kind != "htb" { // of a qdisc that somebody hung below ours
@@ -70,6 +72,7 @@ func readTree(q *qdiscs, device int) (*tree, error) {
 		t.classes[c.handle] = c
 		if o.info != 0 {
 			withQueue = append(withQueue, c.handle)
+			t.waiting[c.handle] = decodeCounters(o).Backlog
 		}
 		return nil
 	})

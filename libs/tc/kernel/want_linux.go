@@ -55,6 +55,7 @@ func (a *apply) want(have *world) (*wanted, error) {
 	if w.download, err = a.wantTree(a.download, w); err != nil {
 		return nil, err
 	}
+	a.ease(a.host, have.download, w.download)
 	up, err := a.wantTree(a.upload, w)
 	if err != nil {
 		return nil, err
@@ -73,8 +74,10 @@ func (a *apply) want(have *world) (*wanted, error) {
 	case a.upload == nil:
 	case a.upload.Place == tc.AtPeer:
 		w.peer = up
+		a.ease(a.peer, have.peer, up)
 	default:
 		w.upload, w.hasIFB, w.ingress.clsact = up, true, true
+		a.ease(place{device: have.ifb.index}, have.upload, up)
 		if have.ifb.index == 0 {
 			break // the filter follows when there is a device to name
 		}

@@ -1,6 +1,7 @@
 package kerneltest
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -130,6 +131,37 @@ func NewLab(t testing.TB) *Lab {
 		address(t, l.Session.Namespace, "e0", a)
 	}
 	return l
+}
+
+// Addresses of who is beyond a Lab's two ends.
+const (
+	Beyond4 = "10.98.0.2" // the node
+	Within4 = "10.97.0.2" // the session
+)
+
+// Extend puts a namespace beyond each end of the lab, for which the node and the session are routers: what these two send to each other the kernel
+// takes for traffic of elsewhere, which it does not hold back while it waits in a queue. They send packets as they come from afar, not bundles of forty.
+func (l *Lab) Extend(t testing.TB) (beyond, within *Namespace) {
+	t.Helper()
+	network := func(at *Namespace, device, host, guest, gateway string) *Namespace {
+		n := at.AddSession(t, device)
+		address(t, at, device, host+"/24")
+		n.AddAddress(t, guest+"/24")
+		end, err := n.links.LinkByName("e0")
+		if err == nil {
+			err = errors.Join(n.links.LinkSetGSOMaxSize(end, 2*1514), n.links.LinkSetGSOIPv4MaxSize(end, 2*1514))
+		}
+		for on, via := range map[*Namespace]string{n.Namespace: host, at: gateway} {
+			everywhere := &net.IPNet{IP: net.IPv4zero, Mask: net.CIDRMask(0, 32)}
+			err = errors.Join(err, on.links.RouteAdd(&netlink.Route{Gw: net.ParseIP(via), Dst: everywhere}))
+		}
+		err = errors.Join(err, at.Do(func() error { return os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0o600) }))
+		if err != nil {
+			t.Fatalf("have %s route: %v", device, err)
+		}
+		return n.Namespace
+	}
+	return network(l.Node, "beyond", "10.98.0.1", Beyond4, Session4), network(l.Session.Namespace, "within", "10.97.0.1", Within4, Node4)
 }
 
 // AddSession makes a session whose device on n's side has the name host.

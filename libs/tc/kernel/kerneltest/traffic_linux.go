@@ -1,7 +1,6 @@
 package kerneltest
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -57,8 +56,6 @@ const (
 	socketBuffer = 32 << 20
 	headersIPv4  = 42 // Ethernet, IPv4, UDP
 	headersIPv6  = 62
-	// fullSegment of TCP carries 1448 bytes, with timestamps.
-	fullSegment = 1448
 )
 
 // Sink receives what is sent to address ("10.99.0.2:4000") in the namespace, until the test ends.
@@ -146,54 +143,6 @@ func (n *Namespace) Send(t testing.TB, f Flow) (stop func()) {
 			} // others: refused, or no buffer; the next packet tells
 		}
 	})
-}
-
-// Stream sends over TCP from one namespace to address in another, as fast as it goes, until the test ends or stop is called.
-func Stream(t testing.TB, from, to *Namespace, address string) (m *Meter, stop func()) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	m = &Meter{}
-	config := net.ListenConfig{}
-	config.SetMultipathTCP(false)
-	var listener net.Listener
-	if err := to.Do(func() (err error) {
-		listener, err = config.Listen(ctx, "tcp", address)
-		return err
-	}); err != nil {
-		t.Fatalf("listen at %s: %v", address, err)
-	}
-	defer listener.Close()
-	var out net.Conn
-	if err := from.Do(func() (err error) {
-		out, err = (&net.Dialer{}).DialContext(ctx, "tcp", listener.Addr().String())
-		return err
-	}); err != nil {
-		t.Fatalf("connect to %s: %v", address, err)
-	}
-	in, err := listener.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	stopIn := background(t, in, func() {
-		buf := make([]byte, 256<<10)
-		for {
-			n, err := in.Read(buf)
-			m.bytes.Add(uint64(n) * 1514 / fullSegment)
-			if err != nil {
-				return
-			}
-		}
-	})
-	stopOut := background(t, out, func() {
-		buf := make([]byte, 64<<10)
-		for {
-			if _, err := out.Write(buf); err != nil {
-				return
-			}
-		}
-	})
-	return m, func() { stopOut(); stopIn() }
 }
 
 // background runs f, which ends when c is closed; that is when stop is called or the test ends.
