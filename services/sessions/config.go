@@ -49,7 +49,7 @@ func DefaultConfig() Config {
 		Retention:    30 * 24 * time.Hour,
 		Silence:      3 * time.Minute,
 		Sweep:        5 * time.Second,
-		Reconcile:    20 * time.Second,
+		Reconcile:    10 * time.Second,
 		Workers:      64,
 		Replicas:     1,
 	}

@@ -18,7 +18,7 @@ import (
 	"agentyard.dev/services/sessions/runtimetest"
 )
 
-// exit waits for the end of a launch.
+// exit waits for the end of a launch. That of one whose node is silent takes near a minute: until the cluster believes it, and the grace that nobody hears.
 func exit(t *testing.T, r sessions.Runtime, l launch.Launch) sessions.Exit {
 	t.Helper()
 	for {
@@ -27,7 +27,7 @@ func exit(t *testing.T, r sessions.Runtime, l launch.Launch) sessions.Exit {
 			if x.Session == l.Session {
 				return x
 			}
-		case <-time.After(patience):
+		case <-time.After(3 * patience):
 			t.Fatal("the end was not told")
 		}
 	}
