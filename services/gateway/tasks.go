@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"net/url"
 	"path"
@@ -164,7 +165,7 @@ func (e extending) Write(p []byte) (int, error) {
 }
 
 // serveTaskEvents is GET /api/v1/tasks/{id}/events: event "task" for each change of the task, its data an api.Change with the
-// public Task, and between them the events of its sessions as GET /sessions/{id}/events gives them. An id is the revision of the newest change
+// public Task, and between them the events of its sessions as GET /sessions/{id}/events gives them, up to the end of the task's turn. An id is the revision of the newest change
 // that was told, a dot, and the place in the session of that change. The stream ends when the task has.
 func (g *Gateway) serveTaskEvents(w *recorder, r *http.Request, c *caller) {
 	t, err := g.task(r, c)
@@ -283,7 +284,7 @@ func (e *taskEvents) resume(ctx context.Context) error {
 
 // tell sends a change; what its session said before comes first.
 func (e *taskEvents) tell(ctx context.Context, c api.Change[api.TaskRecord]) error {
-	if e.session.ID != "" && (c.State.SessionID != e.session.ID || !c.State.State.Active()) {
+	if e.session.ID != "" && (c.State.SessionID != e.session.ID || c.State.Message != e.part.message || !c.State.State.Active()) {
 		if err := e.leave(ctx); err != nil {
 			return err
 		}
@@ -322,11 +323,11 @@ func (e *taskEvents) enter(ctx context.Context, rec api.TaskRecord) {
 	e.part = logPart{message: rec.Message, before: rec.SessionShared && e.seq == 0}
 	fctx, cancel := context.WithCancel(ctx)
 	ended := make(chan struct{})
-	session, after := e.session, e.seq
+	session, told := e.session, e.seq
 	go func() {
 		defer close(ended)
 		// It ends with its context or with the stream; leave reads what it did not send.
-		_ = e.g.follow(fctx, session, after, e.send, nil)
+		_ = e.g.follow(fctx, session, fromLast(told), e.send, nil)
 	}()
 	e.stop = func() {
 		cancel()
@@ -341,30 +342,52 @@ func (e *taskEvents) send(ev *bus.HubEvent) error {
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if !e.part.holds(ev) {
+	if e.part.after {
+		return errPartOver
+	}
+	if !e.part.holds(ev) || place(ev) <= e.seq {
 		return nil
 	}
 	e.seq = place(ev)
 	return e.out.send(e.id(), ev.Type, ev.JSON, true)
 }
 
-// logPart is the part of a session's log that is one task's: from the task's message on, if the session did other work before, to the message with which it
-// begins anew for another.
+// fromLast is where to read from so that the event told last comes again: it says where in the task's part the rest begins.
+func fromLast(told uint64) uint64 { return told - min(told, 1) }
+
+// errPartOver ends the reading of a session's log after the task's part of it.
+var errPartOver = errors.New("the rest is not the task's")
+
+// logPart is the part of a session's log that is one task's: from the task's message on, or from the log's beginning if the session did nothing else before, to the
+// end of that message's turn. What a session does it does in turns, one after another; who else may send it messages does so at any time.
 type logPart struct {
-	message       string
-	before, after bool // the events that come now are before or after it
+	message string
+	before  bool // the message has not come
+	turn    bool // its turn has begun
+	after   bool // its turn has ended
 }
 
+// holds takes the log's next event into account and reports whether it is in the part.
 func (p *logPart) holds(ev *bus.HubEvent) bool {
-	if ev.Type == api.EventUserMessage {
-		m, err := ev.Event()
-		if err != nil {
-			return false
-		}
-		p.before = p.before && m.MessageID != p.message
-		p.after = p.after || !p.before && m.Renew != nil && m.MessageID != p.message
+	if p.after {
+		return false
 	}
-	return !p.before && !p.after
+	if p.message == "" || p.turn && ev.Type != api.EventUserMessage && ev.Type != api.EventStatus {
+		return true // as nearly every event is: it need not be decoded
+	}
+	got, err := ev.Event()
+	switch {
+	case err != nil:
+		return false
+	case got.Type == api.EventUserMessage:
+		p.before = p.before && got.MessageID != p.message
+		return got.MessageID == p.message
+	case got.ReplyTo == p.message:
+		p.before, p.turn = false, true
+		p.after = got.Type == api.EventStatus && got.Activity == api.ActivityIdle
+		return true
+	}
+	return !p.before && got.ReplyTo == "" // or the turn of a message that was sent before
 }
 
 // leave ends following the present session once all that it has said was sent.
@@ -377,16 +400,16 @@ func (e *taskEvents) leave(ctx context.Context) error {
 	}
 	rest, cancel := context.WithCancel(ctx)
 	defer cancel()
-	err := e.g.follow(rest, e.session, e.seq, e.send, cancel)
+	err := e.g.follow(rest, e.session, fromLast(e.seq), e.send, cancel)
 	e.session = bus.Key{}
 	e.mu.Lock()
 	e.seq = 0
 	e.mu.Unlock()
-	if ctx.Err() != nil {
+	switch {
+	case ctx.Err() != nil:
 		return context.Cause(ctx)
+	case rest.Err() != nil || errors.Is(err, errPartOver):
+		return nil
 	}
-	if rest.Err() == nil {
-		return err
-	}
-	return nil
+	return err
 }

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"agentyard.dev/libs/api"
 	"agentyard.dev/libs/bus"
@@ -137,6 +138,77 @@ func TestTaskEvents(t *testing.T) {
 	if resp, _ := call(t, g, "alice-key", "GET", path+"?after=x", nil); resp.StatusCode != http.StatusBadRequest {
 		t.Errorf("a bad start: status %d", resp.StatusCode)
 	}
+}
+
+// TestTaskEventsOfASharedSession: a task's events are its own part of its session's log, whatever else the session was, is and will be used for.
+func TestTaskEventsOfASharedSession(t *testing.T) {
+	y := newYard(t)
+	b := y.board()
+	g := y.gateway()
+	sid := y.session(g, "alice-key", "")
+	says := func(evs ...api.Event) {
+		t.Helper()
+		for _, ev := range evs {
+			ev.At = time.Now()
+			_, _, err := y.log.AppendUser(timeout(t), y.keys["alice-key"].Tenant, sid, "", ev)
+			must(t, err)
+		}
+	}
+	sent := func(id string) api.Event {
+		return api.Event{Type: api.EventUserMessage, MessageID: id, Content: id + " is sent"}
+	}
+	begins := func(id string) api.Event {
+		return api.Event{Type: api.EventStatus, Activity: api.ActivityWorking, ReplyTo: id, Content: id + " begins"}
+	}
+	does := func(id string) api.Event {
+		return api.Event{Type: api.EventToolCall, ReplyTo: id, Content: id + " does"}
+	}
+	ends := func(id string) api.Event {
+		return api.Event{Type: api.EventStatus, Activity: api.ActivityIdle, ReplyTo: id, Content: id + " ends"}
+	}
+	aside := func(what string) api.Event { return api.Event{Type: api.EventStatus, Content: what} }
+
+	run := func(message string, shared bool) string {
+		t.Helper()
+		key, _ := b.task("alice-key")
+		b.change(key, func(r *api.TaskRecord) {
+			r.State, r.SessionID, r.Message, r.SessionShared = api.TaskAssigned, sid, message, shared
+		})
+		return "/api/v1/tasks/" + key.ID + "/events"
+	}
+	check := func(what, path string, want ...string) []sseEvent {
+		t.Helper()
+		s := openSSE(t, g, "alice-key", path+"?follow=false")
+		evs := s.want(len(want))
+		if got := told(t, evs); !slices.Equal(got, want) {
+			t.Errorf("%s: %q, want %q", what, got, want)
+		}
+		if ev, more := s.next(); more {
+			t.Errorf("%s goes on with %+v", what, ev)
+		}
+		return evs
+	}
+	first, second, third := run("one", false), run("two", true), run("three", true)
+	live := openSSE(t, g, "alice-key", second)
+	says(aside("it starts"), sent("one"), begins("one"), sent("two"), does("one"), aside("it restarts"), begins("one"), ends("one"))
+	check("what is under way", second, "queued", "assigned", "two is sent", "it restarts")
+	says(begins("two"), sent("a person's"), does("two"), sent("three"), ends("two"), aside("it rests"), begins("a person's"), does("a person's"), ends("a person's"), begins("three"), does("three"))
+	check("the session's own", first, "queued", "assigned", "it starts", "one is sent", "one begins", "one does", "it restarts", "one begins", "one ends")
+	part := []string{"queued", "assigned", "two is sent", "it restarts", "two begins", "two does", "two ends"}
+	evs := check("one between others", second, part...)
+	if got := told(t, live.want(len(part))); !slices.Equal(got, part) {
+		t.Errorf("live: %q, want %q", got, part)
+	}
+	for i := 2; i < len(evs); i++ {
+		r := openSSE(t, g, "alice-key", second+"?follow=false", "Last-Event-ID", evs[i].id)
+		if got := told(t, r.want(len(part)-1-i)); !slices.Equal(got, part[i+1:]) {
+			t.Errorf("resumed after %q: %q, want %q", part[i], got, part[i+1:])
+		}
+		if ev, more := r.next(); more {
+			t.Errorf("resumed after %q it goes on with %+v", part[i], ev)
+		}
+	}
+	check("one that goes on", third, "queued", "assigned", "three is sent", "it rests", "three begins", "three does")
 }
 
 // TestTaskEventsOfOneWhoMayNoMore: a stream ends when its credential, asked for again, does not allow the task any more.

@@ -3,7 +3,6 @@ package cli
 import (
 	"context"
 	"fmt"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -337,50 +336,6 @@ func (a *app) showTask(task api.Task) error {
 			}
 		}
 	})
-}
-
-func (a *app) taskLogs() *cobra.Command {
-	var follow bool
-	var attempt int
-	cmd := a.onTask("logs ID", "Show what happens in a task's session", func(ctx context.Context, c *client.Client, args []string) error {
-		for session := ""; ; {
-			t, err := client.Do(ctx, c, api.GetTask, api.TaskRef{ID: args[0]})
-			if err != nil {
-				return err
-			}
-			if attempt > 0 {
-				i := slices.IndexFunc(t.Attempts, func(at api.TaskAttempt) bool { return at.Attempt == attempt })
-				if i < 0 {
-					return usage(fmt.Errorf("the task has no attempt %d that it remembers", attempt))
-				}
-				return a.follow(ctx, c, t.Attempts[i].Session, 0, untilHead, "")
-			}
-			switch {
-			case t.SessionID != "" && t.SessionID != session: // of the next attempt
-				session = t.SessionID
-				end := untilHead
-				if follow && !t.State.Final() {
-					end = untilEnd
-				}
-				if err := a.follow(ctx, c, session, 0, end, ""); err != nil && !follow {
-					return err
-				}
-			case t.State.Final() || !follow:
-				a.hint("the task is %s", standing(t))
-				return nil
-			default:
-				if _, err := client.Do(ctx, c, api.WaitTask, api.WaitTaskRequest{ID: args[0], Timeout: api.Duration(time.Second)}); err != nil {
-					return err
-				}
-			}
-			if !follow {
-				return nil
-			}
-		}
-	})
-	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "go on until the task ends, attempt after attempt")
-	cmd.Flags().IntVar(&attempt, "attempt", 0, "of this attempt rather than the last")
-	return cmd
 }
 
 func (a *app) taskWait() *cobra.Command {

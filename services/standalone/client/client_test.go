@@ -150,6 +150,36 @@ func eventServer(t *testing.T, n, cut int) (*Client, *atomic.Int32) {
 	}), &connections
 }
 
+// TestTaskEvents: a task's stream goes on where it was when a connection is lost, and ends when the task has.
+func TestTaskEvents(t *testing.T) {
+	var resumed []string
+	c := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		last := r.Header.Get("Last-Event-ID")
+		resumed = append(resumed, r.URL.RequestURI()+" "+last)
+		if last == "" {
+			fmt.Fprint(w, "id: 1.0\nevent: task\ndata: {\"rev\":1,\"state\":{\"id\":\"t\",\"state\":\"running\",\"session\":\"s\"}}\n\n"+
+				"id: 1.7\nevent: agent_message\ndata: {\"type\":\"agent_message\",\"seq\":7,\"content\":\"x\"}\n\n")
+			return
+		}
+		fmt.Fprint(w, "id: 2.0\nevent: task\ndata: {\"rev\":2,\"state\":{\"id\":\"t\",\"state\":\"succeeded\"}}\n\n")
+	})
+	var got []string
+	err := c.TaskEvents(t.Context(), TaskEventsConfig{Task: "t", Follow: true}, func(change *api.Change[api.Task], ev *api.Event) error {
+		if change != nil {
+			got = append(got, string(change.State.State))
+		} else {
+			got = append(got, ev.Content)
+		}
+		return nil
+	})
+	if err != nil || strings.Join(got, " ") != "running x succeeded" {
+		t.Errorf("%q, %v", got, err)
+	}
+	if want := "/api/v1/tasks/t/events |/api/v1/tasks/t/events 1.7"; strings.Join(resumed, "|") != want {
+		t.Errorf("asked for %q", resumed)
+	}
+}
+
 func TestEvents(t *testing.T) {
 	t.Run("resumes without a gap or a duplicate", func(t *testing.T) {
 		c, connections := eventServer(t, 20, 6)

@@ -33,20 +33,80 @@ type EventsConfig struct {
 // api.EventGap. It returns an *api.Error when the server refuses.
 func (c *Client) Events(ctx context.Context, cfg EventsConfig, f func(api.Event) error) error {
 	after := cfg.After
+	s := stream{c: c, path: "/api/v1/sessions/" + url.PathEscape(cfg.Session) + "/events", head: !cfg.Follow, lost: cfg.Lost}
+	if after > 0 {
+		s.last = strconv.FormatUint(after, 10)
+	}
+	return s.run(ctx, func(fr frame, ev api.Event) error {
+		next, fresh := advance(after, ev)
+		if !fresh {
+			return nil
+		}
+		if after = next; after > 0 {
+			s.last = strconv.FormatUint(after, 10)
+		}
+		return f(ev)
+	})
+}
+
+// taskChange names the events that are changes of a task rather than events of a session.
+const taskChange = "task"
+
+// TaskEventsConfig says which task's events to follow.
+type TaskEventsConfig struct {
+	Task   string
+	Follow bool // false: end with what there is now
+	// Lost as in EventsConfig.
+	Lost func(error)
+}
+
+// TaskEvents calls f for each change of a task and, between them, each event of its sessions while they work on it; one of the two is nil. It ends as Events does,
+// and without error when the task has ended.
+func (c *Client) TaskEvents(ctx context.Context, cfg TaskEventsConfig, f func(*api.Change[api.Task], *api.Event) error) error {
+	s := stream{c: c, path: "/api/v1/tasks/" + url.PathEscape(cfg.Task) + "/events", head: !cfg.Follow, lost: cfg.Lost}
+	return s.run(ctx, func(fr frame, ev api.Event) error {
+		if fr.id != "" {
+			s.last = fr.id
+		}
+		if fr.event != taskChange {
+			s.head = !cfg.Follow
+			return f(nil, &ev)
+		}
+		change := new(api.Change[api.Task])
+		if err := json.Unmarshal(fr.data, change); err != nil {
+			return fmt.Errorf("the server sent a change that is not JSON: %w", err)
+		}
+		s.head = !cfg.Follow || change.State.State.Final() // unless somebody retries it at this moment
+		return f(change, nil)
+	})
+}
+
+// stream is a stream of server-sent events over as many connections as it needs.
+type stream struct {
+	c    *Client
+	path string
+	lost func(error)
+
+	last string // the id to resume after
+	head bool   // the stream's end is no loss
+}
+
+// run calls f, which may change last and head, for each frame, with the event in it unless it is a taskChange, until one of its errors, the end, or a refusal that stays.
+func (s *stream) run(ctx context.Context, f func(frame, api.Event) error) error {
 	for attempt := 1; ; attempt++ {
-		before := after
-		done, err := c.stream(ctx, cfg, &after, f)
+		before := s.last
+		done, err := s.connection(ctx, f)
 		if done {
 			return err
 		}
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		if after > before {
+		if s.last != before {
 			attempt = 1
 		}
-		if cfg.Lost != nil {
-			cfg.Lost(err)
+		if s.lost != nil {
+			s.lost(err)
 		}
 		if err := pause(ctx, attempt); err != nil {
 			return err
@@ -54,19 +114,19 @@ func (c *Client) Events(ctx context.Context, cfg EventsConfig, f func(api.Event)
 	}
 }
 
-// stream follows one connection. done says that err is final.
-func (c *Client) stream(ctx context.Context, cfg EventsConfig, after *uint64, f func(api.Event) error) (done bool, err error) {
+// connection follows one connection. done says that err is final.
+func (s *stream) connection(ctx context.Context, f func(frame, api.Event) error) (done bool, err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	header := http.Header{"Accept": {"text/event-stream"}}
-	if *after > 0 {
-		header.Set("Last-Event-ID", strconv.FormatUint(*after, 10))
+	if s.last != "" {
+		header.Set("Last-Event-ID", s.last)
 	}
-	target := "/api/v1/sessions/" + url.PathEscape(cfg.Session) + "/events"
-	if !cfg.Follow {
+	target := s.path
+	if s.head {
 		target += "?follow=false"
 	}
-	resp, err := c.Request(ctx, http.MethodGet, target, header, nil)
+	resp, err := s.c.Request(ctx, http.MethodGet, target, header, nil)
 	if err != nil {
 		var refused *api.Error
 		return errors.As(err, &refused) && final(refused.Code), err
@@ -78,7 +138,7 @@ func (c *Client) stream(ctx context.Context, cfg EventsConfig, after *uint64, f 
 	for {
 		fr, err := frames.next()
 		switch {
-		case errors.Is(err, io.EOF) && !cfg.Follow:
+		case errors.Is(err, io.EOF) && s.head:
 			return true, nil
 		case errors.Is(err, io.EOF):
 			return false, errors.New("the server ended the stream")
@@ -89,18 +149,17 @@ func (c *Client) stream(ctx context.Context, cfg EventsConfig, after *uint64, f 
 			return false, err
 		}
 		var ev api.Event
-		if err := json.Unmarshal(fr.data, &ev); err != nil {
-			return true, fmt.Errorf("the server sent an event that is not JSON: %w", err)
+		if fr.event != taskChange {
+			if err := json.Unmarshal(fr.data, &ev); err != nil {
+				return true, fmt.Errorf("the server sent an event that is not JSON: %w", err)
+			}
 		}
 		if ev.Type == api.EventError && ev.Seq == 0 {
 			// Not an event of the session: why the server ends the stream.
 			return final(ev.Code), &api.Error{Code: ev.Code, Detail: ev.Detail}
 		}
-		if next, fresh := advance(*after, ev); fresh {
-			*after = next
-			if err := f(ev); err != nil {
-				return true, err
-			}
+		if err := f(fr, ev); err != nil {
+			return true, err
 		}
 	}
 }
