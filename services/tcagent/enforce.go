@@ -25,6 +25,7 @@ type session struct {
 	on      *kernel.Interface // nil: not found
 	raised  kernel.Interface  // where packets pass; the enforcer's alone
 	applied api.TrafficPlanApplied
+	easing  bool      // its queues are on their way to what is planned (kernel.Result.Again)
 	inForce string    // the hash of the plan that the kernel holds; empty: none, or not known
 	held    shares    // with which the kernel holds it,
 	upset   *faulty   // and with which fault
@@ -278,12 +279,16 @@ func (s *Service) outcome(id string, n *session, known accepted, asBefore bool, 
 	var failed *kernel.ApplyError
 	switch {
 	case err == nil:
-		if asBefore && len(result.Steps) > 0 {
+		if asBefore && !n.easing && len(result.Steps) > 0 {
 			s.metrics.repairs.Inc()
 			s.log.Info("somebody changed a session's traffic control; it is as planned again", "session", id, "steps", len(result.Steps))
 			n.after = time.Now().Add(repairEvery)
 		}
 		n.inForce, n.tries = known.Record.Hash, 0
+		if n.easing = result.Again != 0; n.easing {
+			n.after = time.Now().Add(result.Again)
+			s.dirty[id] = struct{}{}
+		}
 	case errors.As(err, &failed) && failed.InForce == kernel.NewEnforcement:
 		n.inForce = known.Record.Hash
 	case on == nil || errors.As(err, &failed) && failed.InForce == kernel.UnknownEnforcement:
