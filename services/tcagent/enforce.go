@@ -14,10 +14,12 @@ import (
 type session struct {
 	accepted
 	plan      *tc.Plan
-	gone      bool     // take the plan away, and forget the session
-	confirmed bool     // the bus has told of it since the agent started
-	heard     position // of the newest change that the bus told of
-	refused   bool     // what the bus told last was not taken on
+	gone      bool                  // take the plan away, and forget the session
+	confirmed bool                  // the bus has told of it since the agent started
+	heard     position              // of the newest change of its own entry that the bus told of,
+	own       api.TrafficPlanRecord // and that
+	early     bool                  // it is not known yet whether that is the newest (shared)
+	refused   bool                  // what the bus told last was not taken on
 
 	shares  shares            // of the node's uplink, now (allocate.go)
 	fault   *faulty           // the last, which may have ended; nil: none (fault.go)
@@ -53,7 +55,7 @@ func (n *session) hurry() { n.tries, n.after = 0, time.Time{} }
 
 // refuse reports a plan that is not taken on.
 func (n *session) refuse(at position, hash string, err error) {
-	n.heard, n.refused = at, true
+	n.refused = true
 	n.applied = api.TrafficPlanApplied{Rev: at.Rev, Hash: hash, State: stateFailed, Detail: err.Error(), At: time.Now().UTC()}
 	if n.inForce != "" {
 		n.applied.Hash, n.applied.State = n.inForce, stateKept
@@ -119,6 +121,7 @@ func (s *Service) enforce(ctx context.Context) error {
 			}
 			s.settle(ctx, id)
 		}
+		s.announce()
 		s.protect(ctx) // those that are left
 		retry.Reset(s.idle())
 	}
@@ -322,6 +325,10 @@ func (s *Service) outcome(id string, n *session, known accepted, asBefore bool, 
 	n.applied = at
 	if err != nil && !errors.Is(err, errNotFound) {
 		s.log.Warn("a plan is not in force", "session", id, "state", at.State, "err", err)
+	}
+	if known.Own != (position{}) {
+		s.tellLater(id) // others have such news at this moment, too
+		return
 	}
 	s.tell()
 }

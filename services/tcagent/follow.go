@@ -14,7 +14,7 @@ import (
 // follow takes on this node's plans as they come, until ctx ends.
 func (s *Service) follow(ctx context.Context) error {
 	plans := bus.ReadLedger[api.TrafficPlanRecord](s.deps.Bus, api.NounPlans)
-	err := plans.FollowPart(ctx, api.LivePlansPrefix, s.token, 0, s.accept, s.complete)
+	err := plans.FollowPartAnd(ctx, api.LivePlansPrefix, s.token, 0, s.groups, s.accept, s.caughtUp)
 	if errors.Is(err, context.Canceled) {
 		return nil
 	}
@@ -43,16 +43,23 @@ func decode(r api.TrafficPlanRecord) (*tc.Plan, error) {
 	if hash := tc.HashPlan(r.Plan); hash != r.Hash {
 		return nil, fmt.Errorf("the plan's hash is %s, it should be %s", hash, r.Hash)
 	}
+	if plan.Session == "" { // many share it
+		plan.Session = r.Session
+	}
 	return plan, nil
 }
 
-// accept takes a change of one session's plan on, if it is newer than what is known.
+// accept takes a change of one session's plan, or of one that sessions share, on, if it is newer than what is known.
 func (s *Service) accept(e bus.Entry[api.TrafficPlanRecord]) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.told, s.epoch = true, max(s.epoch, e.Epoch)
+	if e.Key.Tenant == api.SharedPlans {
+		s.acceptShared(e)
+		return nil
+	}
 	id, at := e.Key.ID, position{e.Epoch, e.Rev}
 	now := s.sessions[id]
-	s.told, s.epoch = true, max(s.epoch, e.Epoch)
 	if now != nil {
 		now.confirmed = true
 		if !e.NewerThan(now.heard.Epoch, now.heard.Rev) {
@@ -71,18 +78,41 @@ func (s *Service) accept(e bus.Entry[api.TrafficPlanRecord]) error {
 		now.Record.Session = id
 		s.sessions[id] = now
 	}
-	plan, err := decode(e.State)
-	if err != nil {
-		now.refuse(at, e.State.Hash, err)
-		s.log.Warn("a plan is refused; what is in force stays", "session", id, "err", err)
-		s.tell()
+	now.heard, now.own = at, e.State
+	if g := s.shared[e.State.Group]; e.State.Group != "" && (g == nil || !g.asked) {
+		now.early, now.gone = true, false // until it is known whether they share a newer one
 		return nil
 	}
-	if now.Record.Address != e.State.Address {
+	s.choose(id, now)
+	return nil
+}
+
+// choose takes a session's newest plan on: its own, or that which it shares.
+func (s *Service) choose(id string, now *session) {
+	now.early = false
+	to := accepted{position: now.heard, Record: now.own}
+	var plan *tc.Plan
+	var err error
+	if g := s.shared[now.own.Group]; g != nil && g.newerThan(now.heard) {
+		to.position, to.Own = g.position, now.heard
+		to.Record.Plan, to.Record.Hash = g.record.Plan, g.record.Hash
+		if err = g.wrong; err == nil {
+			mine := *g.plan // what it refers to nobody changes
+			mine.Session, plan = id, &mine
+		}
+	} else {
+		plan, err = decode(now.own)
+	}
+	if err != nil {
+		now.refuse(to.position, to.Record.Hash, err)
+		s.log.Warn("a plan is refused; what is in force stays", "session", id, "err", err)
+		s.tell()
+		return
+	}
+	if now.Record.Address != to.Record.Address {
 		now.on = nil
 	}
-	now.accepted, now.plan, now.gone = accepted{at, e.State}, plan, false
-	now.heard, now.refused = at, false
+	now.accepted, now.plan, now.gone, now.refused = to, plan, false, false
 	if plan.Mode != tc.Enforce { // it takes no part in sharing the uplink (claimants)
 		now.shares = shares{}
 	}
@@ -91,14 +121,18 @@ func (s *Service) accept(e bus.Entry[api.TrafficPlanRecord]) error {
 		s.log.Warn("the plan is not kept on disk", "session", id, "err", err)
 	}
 	s.lookLocked(id)
-	return nil
 }
 
-// complete is called when the ledger was read to its head: what it does not hold is no session of this node any more. But a bus that lost its
+// caughtUp is called when the ledger was read to its head. The first time what it does not hold is no session of this node any more. But a bus that lost its
 // data says nothing about the sessions that it knew: they stay as they are for as long as they live (outcome).
-func (s *Service) complete() {
+func (s *Service) caughtUp() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.sharedRead()
+	if s.complete {
+		return
+	}
+	s.complete = true
 	for id, now := range s.sessions {
 		if !now.confirmed && !s.lost(now) {
 			s.end(id, now)

@@ -15,6 +15,10 @@ const (
 	gather = 50 * time.Millisecond
 	// heartbeat is how often a node reports that has no news.
 	heartbeat = time.Minute
+	// reportLate is how much later than it is announced NODES says what has become of shared plans, at random: all nodes have such news at one moment.
+	reportLate     = time.Second
+	reportLateMost = 10 * time.Second
+
 	// reportRetry is how long a report that could not be written waits, half of it at random, doubled with each that fails, and at most: when
 	// the bus has too much to do, that is because all nodes report.
 	reportRetry     = time.Second
@@ -29,6 +33,44 @@ func (s *Service) tell() {
 	select {
 	case s.news <- struct{}{}:
 	default:
+	}
+}
+
+// tellLater says that there is something to announce, and to report later. It needs the mutex.
+func (s *Service) tellLater(id string) {
+	s.untold[id] = struct{}{}
+	if !s.behind {
+		s.behind = true
+		time.AfterFunc(reportLate+rand.N(reportLateMost-reportLate), func() { //nolint:gosec // jitter
+			s.mu.Lock()
+			s.behind = false
+			s.mu.Unlock()
+			s.tell()
+		})
+	}
+}
+
+// announce publishes the news that the node's entry in NODES says later. Whoever does not hear of it reads it there.
+func (s *Service) announce() {
+	s.mu.Lock()
+	if len(s.untold) == 0 {
+		s.mu.Unlock()
+		return
+	}
+	news := api.TrafficCounters{Node: s.cfg.Node, At: time.Now().UTC(), Applied: make(map[string]api.TrafficPlanApplied, len(s.untold))}
+	for id := range s.untold {
+		if n := s.sessions[id]; n != nil && n.applied.State != "" && !n.gone {
+			news.Applied[id] = n.applied
+		}
+	}
+	clear(s.untold)
+	s.mu.Unlock()
+	data, err := json.Marshal(news)
+	if err == nil {
+		err = s.deps.Bus.Publish(api.LiveCountersPrefix+s.token, data)
+	}
+	if err != nil {
+		s.log.Debug("announce", "err", err)
 	}
 }
 
@@ -107,7 +149,7 @@ func (s *Service) record() (api.TrafficNodeRecord, error) {
 	}
 	r := api.TrafficNodeRecord{
 		Name: s.cfg.Node, Agent: s.deps.Version, ReportedAt: time.Now().UTC(), Capabilities: can, Uplink: s.cfg.Uplink,
-		Applied: map[string]api.TrafficPlanApplied{},
+		Applied: map[string]api.TrafficPlanApplied{}, Shares: true,
 	}
 	states := map[string]int{stateApplied: 0, stateFailed: 0, stateKept: 0, stateOff: 0}
 	s.mu.Lock()

@@ -16,6 +16,8 @@ import (
 // accepted is a plan that the agent took on, and its revision: an older one is never taken on after it.
 type accepted struct {
 	position
+	// Own is the position of the session's own entry, where it shares a newer plan; zero: it does not.
+	Own    position              `json:"own,omitzero"`
 	Record api.TrafficPlanRecord `json:"record"`
 }
 

@@ -76,6 +76,10 @@ type Service struct {
 
 	mu       sync.Mutex
 	sessions map[string]*session
+	shared   map[string]*shared   // plans that sessions share, by their ids
+	untold   map[string]struct{}  // sessions with news that NODES says later
+	behind   bool                 // that it does is arranged
+	complete bool                 // the ledger was read to its head since the agent started
 	told     bool                 // the bus has told of some plan since the agent started
 	epoch    int64                // the newest that it told of (position)
 	dirty    map[string]struct{}  // sessions to look at
@@ -93,7 +97,7 @@ func New(cfg Config, deps Deps) *Service {
 	cfg = cfg.withDefaults()
 	return &Service{
 		cfg: cfg, deps: deps, log: deps.Logger, token: api.TrafficNodeToken(cfg.Node), metrics: newMetrics(deps.Metrics), store: store{dir: cfg.Data},
-		sessions: map[string]*session{}, faults: map[string]time.Time{}, dirty: map[string]struct{}{}, wake: make(chan struct{}, 1), news: make(chan struct{}, 1),
+		sessions: map[string]*session{}, shared: map[string]*shared{}, untold: map[string]struct{}{}, faults: map[string]time.Time{}, dirty: map[string]struct{}{}, wake: make(chan struct{}, 1), news: make(chan struct{}, 1),
 	}
 }
 
@@ -150,7 +154,11 @@ func (s *Service) open(ctx context.Context) error {
 		if plan, err := decode(a.Record); err != nil {
 			s.log.WarnContext(ctx, "a kept plan cannot be used", "session", a.Record.Session, "err", err)
 		} else {
-			s.sessions[a.Record.Session] = &session{accepted: a, heard: a.position, plan: plan}
+			n := &session{accepted: a, heard: a.position, own: a.Record, plan: plan}
+			if a.Own != (position{}) {
+				n.heard = a.Own
+			}
+			s.sessions[a.Record.Session] = n
 			s.look(a.Record.Session)
 		}
 	}

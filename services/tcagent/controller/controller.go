@@ -37,7 +37,8 @@ type Deps struct {
 	Denied func(ctx context.Context, op api.OpInfo, p api.Principal, err error)
 	// Acted, if set, is told of each fault that somebody puts on a session's traffic or ends, for the audit log. It must not block.
 	Acted func(ctx context.Context, op api.OpInfo, object string)
-	// Reported, if set, is told of each report of a node, by its token, once policies' status counts it. It must not block.
+	// Reported, if set, is told of what a node reports, by its token, once policies' status counts it: of all its sessions, or of those that something
+	// has just become of. It must not block.
 	Reported func(node string, r api.TrafficNodeRecord)
 }
 
@@ -56,8 +57,9 @@ type Controller struct {
 
 	world   *world
 	counts  *counts
-	term    atomic.Pointer[queue]   // sessions to plan; nil while another replica does it
-	last    atomic.Pointer[encoded] // encode.go
+	news    *news
+	term    atomic.Pointer[queue] // sessions to plan; nil while another replica does it
+	last    atomic.Pointer[shape] // encode.go
 	can     atomic.Pointer[able]
 	metrics *metrics
 	ready   chan struct{} // closed when operations are answered
@@ -99,6 +101,7 @@ const (
 	indexSession = "session"
 	indexNode    = "node"
 	indexFault   = "fault"
+	indexGroup   = "group"
 )
 
 // New returns a controller that has done nothing yet.
@@ -110,7 +113,7 @@ func New(cfg Config, deps Deps) *Controller {
 		deps.Now = time.Now
 	}
 	return &Controller{
-		cfg: cfg, deps: deps, log: deps.Logger, world: newWorld(), counts: newCounts(), metrics: newMetrics(deps.Metrics), ready: make(chan struct{}),
+		cfg: cfg, deps: deps, log: deps.Logger, world: newWorld(), counts: newCounts(), news: newNews(), metrics: newMetrics(deps.Metrics), ready: make(chan struct{}),
 	}
 }
 
@@ -188,6 +191,7 @@ func (c *Controller) open(ctx context.Context) (err error) {
 				return []string{sessionOf(e).Tenant + "/" + e.Key.ID}
 			},
 			indexFault: faulted,
+			indexGroup: grouped,
 		},
 		OnChange: func(_ *bus.Entry[api.TrafficPlanRecord], now bus.Entry[api.TrafficPlanRecord]) {
 			if now.State.Fault != nil { // whose end the replica that compiles has to know

@@ -3,6 +3,7 @@ package controller
 import (
 	"context"
 	"encoding/json"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -44,11 +45,14 @@ func (c *Controller) listen(ctx context.Context) error {
 			node := strings.TrimPrefix(subject, api.LiveCountersPrefix) // whatever the message says: the bus let only this node publish here
 			var batch api.TrafficCounters
 			if json.Unmarshal(data, &batch) == nil {
-				batch.Sessions = slices.DeleteFunc(batch.Sessions, func(s api.TrafficSessionCounters) bool {
-					_, there := c.planned.Get(bus.Key{Tenant: node, ID: s.Session})
+				strange := func(session string) bool {
+					_, there := c.planned.Get(bus.Key{Tenant: node, ID: session})
 					return !there
-				})
+				}
+				batch.Sessions = slices.DeleteFunc(batch.Sessions, func(s api.TrafficSessionCounters) bool { return strange(s.Session) })
 				c.counts.learn(batch, c.deps.Now())
+				maps.DeleteFunc(batch.Applied, func(session string, _ api.TrafficPlanApplied) bool { return strange(session) })
+				c.announced(node, batch)
 			}
 		}, nil)
 		if err == nil {
@@ -69,6 +73,17 @@ func (c *Controller) listen(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		}
+	}
+}
+
+// announced takes in what a node's agent says that it will report.
+func (c *Controller) announced(node string, batch api.TrafficCounters) {
+	if len(batch.Applied) == 0 {
+		return
+	}
+	c.news.learn(node, batch.Applied, c.deps.Now())
+	if c.deps.Reported != nil {
+		c.deps.Reported(node, api.TrafficNodeRecord{Name: batch.Node, ReportedAt: batch.At, Applied: batch.Applied})
 	}
 }
 

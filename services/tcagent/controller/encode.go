@@ -3,19 +3,29 @@ package controller
 import (
 	"bytes"
 	"encoding/json"
-	"reflect"
+	"fmt"
 	"slices"
+	"time"
 
 	"agentyard.dev/libs/tc"
 )
 
-// A policy's change makes thousands of plans that differ in nothing but the session, for nodes that can all do the same. What the last one took to
-// encode, and the last node's capabilities to decode, is kept: a third of what a plan costs.
+// A policy's change makes thousands of plans that differ in nothing but the session. What one took to compile and to encode, and the last node's
+// capabilities to decode, is kept: nearly all of what a plan costs.
 
-// encoded is a plan without its session, and its canonical JSON around that.
-type encoded struct {
-	plan          tc.Plan
+// shape is a plan but for its session: the canonical JSON around that.
+type shape struct {
+	of            alike
+	at, until     time.Time // for which it was compiled; until zero: for ever
 	before, after []byte
+	hash          string // of what text returns without a session
+}
+
+// alike is what a plan depends on besides its session and the time.
+type alike struct {
+	set  *tc.Set
+	like string // tc.Set.Alike
+	can  string // the node's capabilities as it reported them
 }
 
 // able is what a node can do, as it reported it and decoded.
@@ -24,21 +34,52 @@ type able struct {
 	can tc.Capabilities
 }
 
-// encode returns the plan's Bytes.
-func (c *Controller) encode(p *tc.Plan) []byte {
-	alike := *p
-	alike.Session = ""
-	session, err := json.Marshal(p.Session)
-	if err != nil {
-		return p.Bytes()
+// shaped compiles the plan of a session for a node at a time.
+func (c *Controller) shaped(set *tc.Set, s tc.Session, raw []byte, can tc.Capabilities, now time.Time) (*shape, error) {
+	of := alike{set: set, like: set.Alike(s), can: string(raw)}
+	if last := c.last.Load(); last != nil && last.of == of && !now.Before(last.at) && (last.until.IsZero() || now.Before(last.until)) {
+		return last, nil
 	}
-	if last := c.last.Load(); last != nil && reflect.DeepEqual(last.plan, alike) {
-		return slices.Concat(last.before, session, last.after)
+	s.ID = ""
+	plan, effective := set.Compile(s, can, now)
+	c.metrics.compiled.Inc()
+	text := plan.Bytes()
+	before, after, ok := bytes.Cut(text, []byte(sessionField+`""`)) // the second of a plan's fields, behind a number
+	if !ok {
+		return nil, fmt.Errorf("compile plan: %s has no session", text)
 	}
-	whole := p.Bytes()
-	const field = `"session":` // the second of a plan's fields, behind a number
-	if before, after, ok := bytes.Cut(whole, slices.Concat([]byte(field), session)); ok {
-		c.last.Store(&encoded{plan: alike, before: slices.Concat(before, []byte(field)), after: after})
+	next := &shape{of: of, at: now, until: effective.Until, before: slices.Concat(before, []byte(sessionField)), after: after, hash: tc.HashPlan(text)}
+	c.last.Store(next)
+	return next, nil
+}
+
+const sessionField = `"session":`
+
+// text is the plan's Bytes for a session; empty: as many share it.
+func (s *shape) text(session string) []byte {
+	name, err := json.Marshal(session)
+	if err != nil { // no text is no JSON
+		name = []byte(`""`)
 	}
-	return whole
+	return slices.Concat(s.before, name, s.after)
+}
+
+// is reports whether text is the plan's Bytes for a session.
+func (s *shape) is(text []byte, session string) bool {
+	rest, ok := bytes.CutPrefix(text, s.before)
+	if !ok {
+		return false
+	}
+	name, ok := bytes.CutSuffix(rest, s.after)
+	return ok && len(name) == len(session)+2 && string(name[1:len(name)-1]) == session // an id needs no escape
+}
+
+// withSession is a plan that many share, for one session.
+func withSession(shared []byte, session string) []byte {
+	name, err := json.Marshal(session)
+	before, after, ok := bytes.Cut(shared, []byte(sessionField+`""`))
+	if err != nil || !ok {
+		return shared
+	}
+	return slices.Concat(before, []byte(sessionField), name, after)
 }

@@ -109,6 +109,13 @@ func (c *Controller) putFault(ctx context.Context, p api.Principal, f facts, ver
 			return old, bus.ErrUnchanged
 		}
 		old.Fault = record
+		if own, ok := c.planned.Get(at); ok && old.Group != "" { // no longer: others have none
+			if e, shared := c.intended(own); shared {
+				old.Plan = withSession(e.State.Plan, f.ID)
+				old.Hash = tc.HashPlan(old.Plan)
+			}
+			old.Group = ""
+		}
 		return old, nil
 	})
 	if errors.Is(err, &api.Error{Code: api.CodeNotFound}) {

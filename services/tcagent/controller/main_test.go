@@ -161,11 +161,17 @@ func (y *yard) change(tenant, id string, f func(*api.SessionRecord)) {
 // report is a node agent's word about its node.
 func (y *yard) report(node, uplink string, can tc.Capabilities, applied map[string]api.TrafficPlanApplied) {
 	y.t.Helper()
+	y.reportAs(node, uplink, can, applied, true)
+}
+
+// reportAs is report of an agent that follows shared plans, or does not yet.
+func (y *yard) reportAs(node, uplink string, can tc.Capabilities, applied map[string]api.TrafficPlanApplied, shares bool) {
+	y.t.Helper()
 	data, err := json.Marshal(can)
 	if err != nil {
 		y.t.Fatal(err)
 	}
-	record := api.TrafficNodeRecord{Name: node, Agent: "test", ReportedAt: y.clock.now(), Capabilities: data, Uplink: uplink, Applied: applied}
+	record := api.TrafficNodeRecord{Name: node, Agent: "test", ReportedAt: y.clock.now(), Capabilities: data, Uplink: uplink, Applied: applied, Shares: shares}
 	nodes := bus.ReadLedger[api.TrafficNodeRecord](y.agent, api.NounNodes)
 	key, meta := bus.Key{Tenant: api.HomeTenant, ID: api.TrafficNodeToken(node)}, bus.Meta{Actor: "node", Verb: "report"}
 	_, err = nodes.Create(y.t.Context(), key, meta, record)

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"sync"
 	"time"
 
 	"agentyard.dev/libs/api"
@@ -26,43 +25,61 @@ func (c *Controller) compile(ctx context.Context) {
 	q := newQueue()
 	c.term.Store(q) // from here on each change is queued; those before are in the views
 	defer c.term.Store(nil)
+	var all []bus.Key
 	c.sessions.All(func(e bus.Entry[facts]) bool {
 		if !e.State.State.Final() {
-			q.Add(e.Key)
+			all = append(all, e.Key)
 		}
 		return true
 	})
 	c.planned.All(func(e bus.Entry[api.TrafficPlanRecord]) bool { // of sessions that ended meanwhile
-		q.Add(sessionOf(e))
+		if e.Key.Tenant != api.SharedPlans {
+			all = append(all, sessionOf(e))
+		}
 		return true
 	})
-	var workers sync.WaitGroup
-	defer workers.Wait()
-	workers.Go(func() {
-		q.Run(ctx, planWriters, func(ctx context.Context, key bus.Key) {
-			if err := c.plan(ctx, q, key); err != nil && ctx.Err() == nil {
-				c.metrics.failed.Inc()
-				c.log.Warn("write plan", "tenant", key.Tenant, "session", key.ID, "code", api.CodeOf(err), "err", err)
-				q.addAt(key, c.deps.Now().Add(retryAfter))
-			}
-		})
-	})
+	q.add(all...)
 	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
-	for {
-		select {
-		case <-tick.C:
-			q.due(c.deps.Now())
-		case <-ctx.Done():
-			return
+	for ctx.Err() == nil {
+		keys := q.take(c.deps.Now())
+		switch {
+		case len(keys) >= shareLeast:
+			c.together(ctx, q, keys)
+			c.tidy(ctx)
+		case len(keys) > 0:
+			each(ctx, keys, planWriters, func(key bus.Key) { c.planOr(ctx, q, key, nil) })
+		default:
+			select {
+			case <-q.wake:
+			case <-tick.C:
+			case <-ctx.Done():
+			}
 		}
 	}
 }
 
-// dirty has a session's plan compiled, by the replica that does.
-func (c *Controller) dirty(key bus.Key) {
+// planOr plans one session, again a while later if that fails, and reports whether it did not.
+func (c *Controller) planOr(ctx context.Context, q *queue, key bus.Key, group *string) bool {
+	err := c.plan(ctx, q, key, group)
+	if err != nil {
+		c.failed(ctx, err, "session", key.ID, "tenant", key.Tenant)
+		q.addAt(key, c.deps.Now().Add(retryAfter))
+	}
+	return err == nil
+}
+
+func (c *Controller) failed(ctx context.Context, err error, what ...any) {
+	if ctx.Err() == nil {
+		c.metrics.failed.Inc()
+		c.log.Warn("write plan", append(what, "code", api.CodeOf(err), "err", err)...)
+	}
+}
+
+// dirty has sessions' plans compiled, by the replica that does.
+func (c *Controller) dirty(keys ...bus.Key) {
 	if q := c.term.Load(); q != nil {
-		q.Add(key)
+		q.add(keys...)
 	}
 }
 
@@ -78,7 +95,9 @@ func (c *Controller) policyChanged(e bus.Entry[api.TrafficPolicy]) {
 	if c.term.Load() == nil {
 		return
 	}
-	c.selected(func(key bus.Key, f facts) { c.dirty(key) }, before, now)
+	var keys []bus.Key
+	c.selected(func(key bus.Key, f facts) { keys = append(keys, key) }, before, now)
+	c.dirty(keys...)
 }
 
 // selected calls f for every live session to which one of the policies applies.
@@ -119,10 +138,11 @@ func (c *Controller) selected(f func(bus.Key, facts), policies ...known) {
 
 // nodeChanged has a node's sessions planned when it can do other things than before.
 func (c *Controller) nodeChanged(old *bus.Entry[api.TrafficNodeRecord], now bus.Entry[api.TrafficNodeRecord]) {
+	c.news.reported(now.Key.ID, now.State, c.deps.Now())
 	if c.deps.Reported != nil && !now.Deleted {
 		c.deps.Reported(now.Key.ID, now.State)
 	}
-	if old != nil && bytes.Equal(old.State.Capabilities, now.State.Capabilities) || c.term.Load() == nil {
+	if old != nil && bytes.Equal(old.State.Capabilities, now.State.Capabilities) && old.State.Shares == now.State.Shares || c.term.Load() == nil {
 		return
 	}
 	for _, e := range c.sessions.List(indexNode, now.Key.ID, 0, c.sessions.Len(indexNode, now.Key.ID), nil) {
@@ -151,8 +171,9 @@ func (c *Controller) capabilities(node string) (can tc.Capabilities, ok bool) {
 	return can, true
 }
 
-// plan makes the ledger hold the plan of one session, and only that. A plan that is there already is not written.
-func (c *Controller) plan(ctx context.Context, q *queue, key bus.Key) error {
+// plan makes the ledger hold the plan of one session, and only that. A plan that is there already is not written. group, if not nil, is the group in which the session
+// shall be; nil: it stays in its group while its plan stays.
+func (c *Controller) plan(ctx context.Context, q *queue, key bus.Key, group *string) error {
 	e, ok := c.sessions.Get(key)
 	want := ok && !e.State.State.Final()
 	there := c.planned.List(indexSession, key.Tenant+"/"+key.ID, 0, planHistory, nil)
@@ -174,39 +195,54 @@ func (c *Controller) plan(ctx context.Context, q *queue, key bus.Key) error {
 	if !ok {
 		return nil // its agent's first report comes back here
 	}
+	reported, _ := c.nodes.Get(nodeKey(e.State.Node))
 	set, err := c.world.set(key.Tenant)
 	if err != nil {
 		return err
 	}
-	plan, effective := set.Compile(e.State.session(), can, c.deps.Now())
-	c.metrics.compiled.Inc()
-	q.addAt(key, effective.Until)
-	text := c.encode(plan)
-	record := api.TrafficPlanRecord{
-		Node: e.State.Node, Tenant: key.Tenant, Session: key.ID, Hash: tc.HashPlan(text), Plan: text, Address: e.State.address(),
+	now := c.deps.Now()
+	s, err := c.shaped(set, e.State.session(), reported.State.Capabilities, can, now)
+	if err != nil {
+		return err
 	}
+	q.addAt(key, s.until)
 	at := bus.Key{Tenant: node, ID: key.ID}
 	old, known := c.planned.Get(at)
-	record.Fault = lasting(old.State.Fault, c.deps.Now())
-	if record.Fault != nil && (effective.Until.IsZero() || record.Fault.Until.Before(effective.Until)) {
-		q.addAt(key, record.Fault.Until)
-	}
-	same := func(old api.TrafficPlanRecord) bool {
-		return old.Hash == record.Hash && old.Address == record.Address && (old.Fault == nil || lasting(old.Fault, c.deps.Now()) != nil)
+	fault := lasting(old.State.Fault, now)
+	if fault != nil && (s.until.IsZero() || fault.Until.Before(s.until)) {
+		q.addAt(key, fault.Until)
 	}
 	dated := old.Epoch != 0 // by this release; agents pass over what is not, once they have heard what is
-	if known && dated && same(old.State) {
+	holds := known && dated && c.holds(old, s)
+	next := ""
+	switch {
+	case !reported.State.Shares || fault != nil:
+	case group != nil:
+		next = *group
+	case holds:
+		next = old.State.Group
+	}
+	asIs := func(r api.TrafficPlanRecord) bool {
+		return r.Address == e.State.address() && r.Group == next && (r.Fault == nil || lasting(r.Fault, now) != nil)
+	}
+	if holds && asIs(old.State) {
 		return nil
+	}
+	text := s.text(key.ID)
+	record := api.TrafficPlanRecord{
+		Node: e.State.Node, Tenant: key.Tenant, Session: key.ID, Hash: tc.HashPlan(text), Plan: text, Address: e.State.address(), Group: next,
 	}
 	c.metrics.written.Inc()
 	meta := bus.Meta{Actor: actor, Verb: "plan"}
 	write := func(old api.TrafficPlanRecord) (api.TrafficPlanRecord, error) {
-		if dated && same(old) {
+		if dated && next == "" && old.Hash == record.Hash && asIs(old) {
 			return old, bus.ErrUnchanged
 		}
-		next := record
-		next.Fault = lasting(old.Fault, c.deps.Now()) // somebody may have put it there meanwhile
-		return next, nil
+		changed := record
+		if changed.Fault = lasting(old.Fault, now); changed.Fault != nil { // somebody may have put it there meanwhile
+			changed.Group = ""
+		}
+		return changed, nil
 	}
 	if known {
 		_, err = c.plans.Update(ctx, at, meta, write)

@@ -1,6 +1,7 @@
 package controller
 
 import (
+	"context"
 	"sync"
 	"time"
 
@@ -8,15 +9,29 @@ import (
 )
 
 // queue is the sessions whose plans are to be compiled, now or, by the controller's clock, later: a window of a schedule ends, or a
-// plan could not be written. It holds each session once.
+// plan could not be written. It holds each session once. What is added at one time is taken at one time.
 type queue struct {
-	*bus.WorkQueue
 	mu    sync.Mutex
+	now   map[bus.Key]struct{}
 	later map[bus.Key]time.Time
+	wake  chan struct{} // of capacity 1: there are some
 }
 
 func newQueue() *queue {
-	return &queue{WorkQueue: bus.NewWorkQueue(), later: map[bus.Key]time.Time{}}
+	return &queue{now: map[bus.Key]struct{}{}, later: map[bus.Key]time.Time{}, wake: make(chan struct{}, 1)}
+}
+
+// add adds keys.
+func (q *queue) add(keys ...bus.Key) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for _, key := range keys {
+		q.now[key] = struct{}{}
+	}
+	select {
+	case q.wake <- struct{}{}:
+	default:
+	}
 }
 
 // addAt adds key at a time, in place of another time; the zero time: not.
@@ -30,14 +45,38 @@ func (q *queue) addAt(key bus.Key, at time.Time) {
 	}
 }
 
-// due adds what was to be added by now.
-func (q *queue) due(now time.Time) {
+// take takes all that is there by now.
+func (q *queue) take(now time.Time) []bus.Key {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for key, at := range q.later {
 		if !now.Before(at) {
 			delete(q.later, key)
-			q.Add(key)
+			q.now[key] = struct{}{}
 		}
+	}
+	keys := make([]bus.Key, 0, len(q.now))
+	for key := range q.now {
+		keys = append(keys, key)
+	}
+	clear(q.now)
+	return keys
+}
+
+// each calls f for every key, some at a time, and returns when all have been, or ctx has ended.
+func each(ctx context.Context, keys []bus.Key, atOnce int, f func(bus.Key)) {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	free := make(chan struct{}, atOnce)
+	for _, key := range keys {
+		select {
+		case free <- struct{}{}:
+		case <-ctx.Done():
+			return
+		}
+		wg.Go(func() {
+			defer func() { <-free }()
+			f(key)
+		})
 	}
 }

@@ -104,9 +104,10 @@ func (c *Controller) planOf(f facts) (*api.TrafficPlan, *api.TrafficPlanApplied)
 	if !ok {
 		return nil, nil
 	}
-	intended := &api.TrafficPlan{Rev: e.Rev, Hash: e.State.Hash}
+	now, _ := c.intended(e)
+	intended := &api.TrafficPlan{Rev: now.Rev, Hash: now.State.Hash}
 	if node, ok := c.nodes.Get(nodeKey(f.Node)); ok {
-		if a, ok := node.State.Applied[f.ID]; ok {
+		if a, ok := c.news.newest(node.Key.ID, f.ID, node.State); ok {
 			return intended, &a
 		}
 	}
@@ -135,11 +136,13 @@ func (c *Controller) session(ctx context.Context, req api.SessionRef) (api.Traff
 	if out.Intended == nil {
 		return out, nil
 	}
-	record, _ := c.planned.Get(bus.Key{Tenant: api.TrafficNodeToken(f.Node), ID: f.ID})
+	own, _ := c.planned.Get(bus.Key{Tenant: api.TrafficNodeToken(f.Node), ID: f.ID})
+	record, _ := c.intended(own)
 	var plan tc.Plan
 	if err := json.Unmarshal(record.State.Plan, &plan); err != nil {
 		return out, fmt.Errorf("read plan of %s: %w", f.ID, err)
 	}
+	plan.Session = f.ID // a group's has none
 	out.Intended.Mode, out.Intended.Degraded = string(plan.Mode), plan.Degraded
 	text := plan.Commands(tc.Devices{Host: "$HOST", IFB: "$IFB", Peer: "$PEER", Namespace: "$NETNS"}).String()
 	if text != "" {
