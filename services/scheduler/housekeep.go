@@ -146,10 +146,10 @@ func (s *Service) leftSessions() (due []finding) {
 		return true
 	})
 	for _, e := range left {
-		if _, ok := holdOf(e); ok {
-			if u, why := s.use(e); u == useOff {
+		if now, ok := s.look(e); ok {
+			if now.use == useOff {
 				due = append(due, finding{rev: e.Rev, task: e.State.Labels[labelTask], owner: e.State.Owner, SweepItem: api.SweepItem{
-					Kind: api.SweepTaskSession, Tenant: e.Key.Tenant, ID: e.Key.ID, Since: e.At, Reason: why,
+					Kind: api.SweepTaskSession, Tenant: e.Key.Tenant, ID: e.Key.ID, Since: e.At, Reason: now.why,
 				}})
 			}
 			continue

@@ -7,8 +7,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
-	"strconv"
-	"strings"
 	"time"
 
 	"agentyard.dev/libs/api"
@@ -38,80 +36,6 @@ const (
 	// needIsolation is what ends all that an agent has started (package sandbox of the sessions service); without it no session is used again.
 	needIsolation = "pid"
 )
-
-// Index names of the view of SESSIONS.
-const (
-	indexPool  = "pool"  // tenant/owner/pool, sessions that have not ended
-	indexQueue = "queue" // queue, likewise
-	indexHeld  = "held"  // tenant, likewise
-)
-
-// hold says for which tasks a session is, and which of them has it. It is the session's label, so it survives whoever wrote it. Together with the task in
-// labelTask it says everything: a session waits for its next task when that task has succeeded in it. Nothing is written for that.
-type hold struct {
-	queue    string
-	pool     string // what its tasks have in common (poolOf)
-	maker    string // the task for which it was made, and
-	made     int    // by which of its assignments: the session's id derives from that
-	assigned int    // the assignment of the task in labelTask that has it
-	tasks    int    // how many it has had, that one included
-}
-
-func (h hold) String() string {
-	return fmt.Sprintf("%s %s %s %d %d %d", h.queue, h.pool, h.maker, h.made, h.assigned, h.tasks)
-}
-
-// parseHold is the inverse of String.
-func parseHold(text string) (hold, bool) {
-	f := strings.Split(text, " ")
-	if len(f) != 6 || len(text) > maxLabel {
-		return hold{}, false
-	}
-	h := hold{queue: f[0], pool: f[1], maker: f[2]}
-	for i, n := range []*int{&h.made, &h.assigned, &h.tasks} {
-		var err error
-		if *n, err = strconv.Atoi(f[3+i]); err != nil || *n < 1 {
-			return hold{}, false
-		}
-	}
-	return h, h.String() == text
-}
-
-// holdOf returns a session's hold. The label alone proves nothing, as with superfluous: the session's id does.
-func holdOf(e bus.Entry[api.SessionRecord]) (hold, bool) {
-	h, ok := parseHold(e.State.Labels[labelReuse])
-	if !ok {
-		return h, false
-	}
-	rec := api.TaskRecord{Task: api.Task{Owner: e.State.Owner}, Assigned: h.made}
-	id, _ := sessionOf(rec, keyIn(e.Key.Tenant, h.maker))
-	return h, id == e.Key.ID
-}
-
-// sessionIndexes lists the sessions that tasks use one after another, and no others.
-func sessionIndexes() map[string]func(bus.Entry[api.SessionRecord]) []string {
-	by := func(value func(bus.Entry[api.SessionRecord], hold) string) func(bus.Entry[api.SessionRecord]) []string {
-		return func(e bus.Entry[api.SessionRecord]) []string {
-			if e.State.Labels[labelReuse] == "" || e.State.State.Final() || e.State.State == api.StateStopping {
-				return nil
-			}
-			h, ok := holdOf(e)
-			if !ok {
-				return nil
-			}
-			return []string{value(e, h)}
-		}
-	}
-	return map[string]func(bus.Entry[api.SessionRecord]) []string{
-		indexPool: by(func(e bus.Entry[api.SessionRecord], h hold) string {
-			return poolValue(e.Key.Tenant, e.State.Owner, h.pool)
-		}),
-		indexQueue: by(func(_ bus.Entry[api.SessionRecord], h hold) string { return h.queue }),
-		indexHeld:  by(func(e bus.Entry[api.SessionRecord], _ hold) string { return e.Key.Tenant }),
-	}
-}
-
-func poolValue(tenant, owner, pool string) string { return tenant + "/" + owner + "/" + pool }
 
 // reuse returns a queue's policy, with its defaults; ok is false when there is none.
 func (s *Service) reuse(queue string) (api.SessionReuse, bool) {
@@ -224,26 +148,37 @@ func useOf(h hold, e bus.Entry[api.SessionRecord], task api.TaskRecord, known bo
 	return waits, ""
 }
 
-// use is useOf by what this process knows.
-func (s *Service) use(e bus.Entry[api.SessionRecord]) (use, string) {
-	h, ok := holdOf(e)
+// held is a session that tasks use one after another, and what it is at by what this process knows.
+type held struct {
+	bus.Entry[api.SessionRecord]
+	hold   hold
+	policy api.SessionReuse // of its queue
+	use    use
+	why    string // it is to be ended
+}
+
+// look returns what a session is at; ok is false when it is not one that tasks use one after another.
+func (s *Service) look(e bus.Entry[api.SessionRecord]) (now held, ok bool) {
+	h, ok := s.holds.of(e)
 	if !ok {
-		return inUse, ""
+		return held{}, false
 	}
 	task, known := s.view.Get(keyIn(e.Key.Tenant, e.State.Labels[labelTask]))
 	policy, allowed := s.reuse(h.queue)
-	return useOf(h, e, task.State, known, policy, allowed, s.now())
+	now = held{Entry: e, hold: h, policy: policy}
+	now.use, now.why = useOf(h, e, task.State, known, policy, allowed, s.now())
+	return now, true
 }
 
 // waitingSessions returns at most so many sessions that wait for a task, newest first.
-func (s *Service) waitingSessions(index, value string, most int) []bus.Entry[api.SessionRecord] {
-	var out []bus.Entry[api.SessionRecord]
+func (s *Service) waitingSessions(index, value string, most int) []held {
+	var out []held
 	for _, e := range s.sessions.List(index, value, 0, maxHeld, nil) { // no view is asked while another is read
 		if len(out) == most {
 			break
 		}
-		if u, _ := s.use(e); u == waits {
-			out = append(out, e)
+		if now, ok := s.look(e); ok && now.use == waits {
+			out = append(out, now)
 		}
 	}
 	return out
@@ -259,15 +194,14 @@ func (a *attempt) choose(ctx context.Context, policy api.SessionReuse) error {
 		if len(waiting) == 0 {
 			break
 		}
-		e := waiting[0]
-		h, _ := holdOf(e)
-		h.assigned, h.tasks = a.task.Assigned, h.tasks+1
-		err := a.claim(ctx, e, h)
+		it := waiting[0]
+		it.hold.assigned, it.hold.tasks = a.task.Assigned, it.hold.tasks+1
+		err := a.claim(ctx, it.Entry, it.hold)
 		switch code := api.CodeOf(err); {
 		case err == nil:
-			return a.decide(ctx, e.Key.ID, own)
+			return a.decide(ctx, it.Key.ID, own)
 		case code == api.CodeConflict || code == api.CodeNotFound: // another was faster, it has ended, or its runner has said something
-			a.untilChanged(ctx, e)
+			a.untilChanged(ctx, it.Entry)
 		default:
 			return err
 		}
@@ -338,22 +272,18 @@ func (a *attempt) keeps(o outcome) bool {
 		_, shares := a.s.shares(&a.task)
 		return shares
 	}
-	h, ok := holdOf(e)
-	if !ok {
+	now, ok := a.s.look(e)
+	if !ok || now.use == useOff {
 		return false
 	}
-	policy, ok := a.s.reuse(h.queue)
-	if u, _ := a.s.use(e); !ok || u == useOff {
-		return false
-	}
-	return len(a.s.waitingSessions(indexQueue, h.queue, policy.MaxIdle+1)) <= policy.MaxIdle
+	return len(a.s.waitingSessions(indexQueue, now.hold.queue, now.policy.MaxIdle+1)) <= now.policy.MaxIdle
 }
 
 // makeRoom ends a session that waits for its next task, when a task of key's tenant and of owner finds no capacity: one of the owner's, else of the tenant's. It is
 // as good as ended when another task takes it at this moment.
 func (s *Service) makeRoom(ctx context.Context, key bus.Key, owner string) {
-	var victim bus.Entry[api.SessionRecord]
-	better := func(e bus.Entry[api.SessionRecord]) bool {
+	var victim held
+	better := func(e held) bool {
 		mine, his := e.State.Owner == owner, victim.State.Owner == owner
 		return victim.Key.ID == "" || mine && !his || mine == his && e.State.LastActiveAt.Before(victim.State.LastActiveAt)
 	}

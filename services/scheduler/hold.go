@@ -1,0 +1,126 @@
+package scheduler
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"sync"
+
+	"agentyard.dev/libs/api"
+	"agentyard.dev/libs/bus"
+)
+
+// Index names of the view of SESSIONS.
+const (
+	indexPool  = "pool"  // tenant/owner/pool, sessions that have not ended
+	indexQueue = "queue" // queue, likewise
+	indexHeld  = "held"  // tenant, likewise
+)
+
+// hold says for which tasks a session is, and which of them has it. It is the session's label, so it survives whoever wrote it. Together with the task in
+// labelTask it says everything: a session waits for its next task when that task has succeeded in it. Nothing is written for that.
+type hold struct {
+	queue    string
+	pool     string // what its tasks have in common (poolOf)
+	maker    string // the task for which it was made, and
+	made     int    // by which of its assignments: the session's id derives from that
+	assigned int    // the assignment of the task in labelTask that has it
+	tasks    int    // how many it has had, that one included
+}
+
+func (h hold) String() string {
+	return fmt.Sprintf("%s %s %s %d %d %d", h.queue, h.pool, h.maker, h.made, h.assigned, h.tasks)
+}
+
+// parseHold is the inverse of String.
+func parseHold(text string) (hold, bool) {
+	f := strings.Split(text, " ")
+	if len(f) != 6 || len(text) > maxLabel {
+		return hold{}, false
+	}
+	h := hold{queue: f[0], pool: f[1], maker: f[2]}
+	for i, n := range []*int{&h.made, &h.assigned, &h.tasks} {
+		var err error
+		if *n, err = strconv.Atoi(f[3+i]); err != nil || *n < 1 {
+			return hold{}, false
+		}
+	}
+	return h, h.String() == text
+}
+
+// holds keeps what the labels of live sessions say, so that each is read once and not at every look at the session.
+type holds struct {
+	mu sync.Mutex
+	by map[bus.Key]heldAs
+}
+
+// heldAs is what was read of a session's label.
+type heldAs struct {
+	label string
+	hold  hold
+	ok    bool
+}
+
+func newHolds() *holds { return &holds{by: map[bus.Key]heldAs{}} }
+
+// of is holdOf.
+func (h *holds) of(e bus.Entry[api.SessionRecord]) (hold, bool) {
+	label := e.State.Labels[labelReuse]
+	if label == "" {
+		return hold{}, false
+	}
+	h.mu.Lock()
+	as, known := h.by[e.Key]
+	h.mu.Unlock()
+	if known && as.label == label {
+		return as.hold, as.ok
+	}
+	return holdOf(e)
+}
+
+// note is of for the view of SESSIONS, which sees every change of a session in order: what it notes here it forgets with the session's end.
+func (h *holds) note(e bus.Entry[api.SessionRecord]) (hold, bool) {
+	got, ok := h.of(e)
+	live := !e.State.State.Final() && e.State.State != api.StateStopping
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if label := e.State.Labels[labelReuse]; label != "" && live {
+		h.by[e.Key] = heldAs{label, got, ok}
+	} else {
+		delete(h.by, e.Key)
+	}
+	return got, ok && live
+}
+
+// holdOf reads a session's hold. The label alone proves nothing, as with superfluous: the session's id does.
+func holdOf(e bus.Entry[api.SessionRecord]) (hold, bool) {
+	h, ok := parseHold(e.State.Labels[labelReuse])
+	if !ok {
+		return h, false
+	}
+	rec := api.TaskRecord{Task: api.Task{Owner: e.State.Owner}, Assigned: h.made}
+	id, _ := sessionOf(rec, keyIn(e.Key.Tenant, h.maker))
+	return h, id == e.Key.ID
+}
+
+// indexes lists the sessions that tasks use one after another, and no others.
+func (h *holds) indexes() map[string]func(bus.Entry[api.SessionRecord]) []string {
+	by := func(value func(bus.Entry[api.SessionRecord], hold) string) func(bus.Entry[api.SessionRecord]) []string {
+		return func(e bus.Entry[api.SessionRecord]) []string {
+			held, ok := h.note(e)
+			if !ok {
+				return nil
+			}
+			return []string{value(e, held)}
+		}
+	}
+	return map[string]func(bus.Entry[api.SessionRecord]) []string{
+		indexPool: by(func(e bus.Entry[api.SessionRecord], h hold) string {
+			return poolValue(e.Key.Tenant, e.State.Owner, h.pool)
+		}),
+		indexQueue: by(func(_ bus.Entry[api.SessionRecord], h hold) string { return h.queue }),
+		indexHeld:  by(func(e bus.Entry[api.SessionRecord], _ hold) string { return e.Key.Tenant }),
+	}
+}
+
+func poolValue(tenant, owner, pool string) string { return tenant + "/" + owner + "/" + pool }
