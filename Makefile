@@ -30,7 +30,7 @@ test: test-deps ## run every test of every module, and check that it builds for 
 test-deps: # what the tests start: real Redis, Git, Node for the agents from npm
 	@.ci/test-deps
 
-test-guest: ## run tests of traffic control on a whole Debian kernel in an emulated machine (QEMU, apt; a few minutes)
+test-guest: ## run tests of traffic control on a whole Debian kernel in an emulated machine (QEMU, apt; a minute or two)
 	go run ./libs/tc/kernel/guest
 
 # Each package has a cluster of its own, in namespaces of its own, and much of what they do is to wait: two at a time.

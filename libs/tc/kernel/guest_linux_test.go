@@ -40,11 +40,14 @@ func TestGuestRate(t *testing.T) {
 				lab.Node.Send(t, kerneltest.Flow{From: "0.0.0.0:0", To: kerneltest.Session4 + ":4000", Rate: rate * 5 / 4})
 				lab.Session.Send(t, kerneltest.Flow{From: "0.0.0.0:0", To: kerneltest.Node4 + ":4000", Rate: rate * 5 / 4})
 				kerneltest.Wait(settling)
-				near(t, "both ways", 0.01, []tc.BitsPerSecond{rate, rate}, func() []tc.BitsPerSecond { return kerneltest.Rates(2*time.Second, down, up) })
+				near(t, "both ways", 0.01, []tc.BitsPerSecond{rate, rate}, func() []tc.BitsPerSecond { return kerneltest.Rates(time.Second, down, up) })
 			})
 		}
 	}
 }
+
+// TestGuestNoBurst: with fq_codel, which is what kernels mostly have.
+func TestGuestNoBurst(t *testing.T) { noBurst(t, false, 40*tc.Mbit, 10*tc.Mbit, 1) }
 
 // TestGuestNetem: delay within 1 %, and loss and doubling by the numbers.
 func TestGuestNetem(t *testing.T) {

@@ -28,17 +28,27 @@ var modules = strings.Fields(`veth ifb tun sch_htb sch_ingress sch_fq_codel sch_
 	nf_tables nf_conntrack nft_ct nft_connlimit nft_limit nfnetlink af_packet`)
 
 // tests are those that make sense there: those that only this kernel can do, and those whose subject is what it does otherwise.
-const tests = "Guest|Probe|TestApply|Foreign|Queues|Match|Failure|Orphan|Shares|PacketRate|ConnectionRate|FaultLoses"
+const tests = "Guest|Probe|TestApply|Foreign|Queues|Match|Failure|Orphan|Shares|PacketRate|ConnectionRate|FaultLoses|Ease"
 
 // limit is how long the machine may run: it takes about a minute.
 const limit = 15 * time.Minute
 
 func main() {
 	run := flag.String("run", tests, "run only tests that match this `expression`")
+	check := flag.Bool("check", false, "only say whether the machine can run here; the kernel is downloaded if it is not there yet")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	err := boot(ctx, *run)
+	var err error
+	if *check {
+		_, err = available(ctx)
+	} else {
+		err = boot(ctx, *run)
+	}
 	stop()
+	if *check && err != nil {
+		fmt.Println(err) // the reason is the answer
+		os.Exit(1)
+	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "guest:", err)
 		os.Exit(1)
@@ -48,10 +58,7 @@ func main() {
 func boot(ctx context.Context, tests string) error {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	if _, err := exec.LookPath(qemu); err != nil {
-		return fmt.Errorf("%w; apt-get install --no-install-recommends qemu-system-x86", err)
-	}
-	root, err := kernelPackage(ctx)
+	root, err := available(ctx)
 	if err != nil {
 		return err
 	}
@@ -107,6 +114,17 @@ func emulate(ctx context.Context, kernel, initrd string) error {
 		return errors.New("no test of the guest's own ran")
 	}
 	return nil
+}
+
+// available returns where the kernel is, or what is missing here.
+func available(ctx context.Context) (root string, err error) {
+	if _, err := exec.LookPath(qemu); err != nil {
+		return "", errors.New("QEMU is missing: run .ci/test-deps guest")
+	}
+	if root, err = kernelPackage(ctx); err != nil {
+		return "", fmt.Errorf("Debian's kernel for virtual machines cannot be had: %w", err)
+	}
+	return root, nil
 }
 
 // kernelPackage returns where Debian's kernel for virtual machines is unpacked.
