@@ -77,7 +77,7 @@ func (l *Ledger[T]) FollowPartAnd(ctx context.Context, live, tenant string, afte
 			return err
 		}
 		caughtUp()
-		if err := p.follow(ctx, check); err != nil {
+		if err := p.follow(ctx, check, caughtUp); err != nil {
 			return err
 		}
 	}
@@ -96,6 +96,7 @@ type part[T any] struct {
 	others map[Key]*other
 	inbox  chan *nats.Msg // of all subscriptions, in the order in which the bus sent them
 	missed chan struct{}
+	fresh  bool   // some of the others have not been read
 	came   uint64 // how often the connection had come back when reading began
 }
 
@@ -108,10 +109,10 @@ type other struct {
 // maxOthers bounds the entities of other parts that are heard. The others are read at each check.
 const maxOthers = 128
 
-// sync follows what also lists, and reports whether something is new there.
-func (p *part[T]) sync() (fresh bool) {
+// sync follows what also lists.
+func (p *part[T]) sync() {
 	if p.also == nil {
-		return false
+		return
 	}
 	keys := p.also()
 	for key, o := range p.others {
@@ -133,9 +134,8 @@ func (p *part[T]) sync() (fresh bool) {
 			}
 			o.end = end
 		}
-		p.others[key], fresh = o, true
+		p.others[key], p.fresh = o, true
 	}
-	return fresh
 }
 
 func (o *other) leave() {
@@ -256,6 +256,7 @@ const othersAsked = 100
 
 // readOthers reads what is new of the entities of other parts.
 func (p *part[T]) readOthers(ctx context.Context) error {
+	defer func() { p.fresh = false }()
 	for keys := range slices.Chunk(slices.Collect(maps.Keys(p.others)), othersAsked) {
 		req := batchRequest{Batch: othersAsked}
 		from := uint64(math.MaxUint64)
@@ -300,13 +301,20 @@ func (p *part[T]) readOthers(ctx context.Context) error {
 }
 
 // follow tells what comes until something may be missing.
-func (p *part[T]) follow(ctx context.Context, check *time.Timer) error {
+func (p *part[T]) follow(ctx context.Context, check *time.Timer, caughtUp func()) error {
 	seen := map[string]uint64{} // by entity of the part: its last change that came live
 	for {
 		select {
 		case m := <-p.inbox:
-			if missing, err := p.take(m, seen); missing || err != nil {
+			missing, err := p.take(m, seen)
+			if missing || err != nil {
 				return err
+			}
+			if p.fresh {
+				if err := p.readOthers(ctx); err != nil {
+					return err
+				}
+				caughtUp()
 			}
 		case <-p.missed:
 			return nil
@@ -360,5 +368,6 @@ func (p *part[T]) take(m *nats.Msg, seen map[string]uint64) (missing bool, err e
 	if err := p.f(e); err != nil {
 		return false, err
 	}
-	return p.sync(), nil
+	p.sync()
+	return false, nil
 }
