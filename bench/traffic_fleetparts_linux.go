@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -44,10 +43,6 @@ func init() {
 	}
 	inner[partController] = func(ctx context.Context) error { return servePart(partController, (&controllerPart{ctx: ctx}).do) }
 	inner[partAgents] = func(ctx context.Context) error {
-		// A node's agent has a process of its own, in which next to nothing is garbage: what ten thousand leave in one heap is not their doing.
-		if os.Getenv("GOGC") == "" {
-			debug.SetGCPercent(400)
-		}
 		return servePart(partAgents, (&agentsPart{ctx: ctx}).do)
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime/debug"
 	"runtime/pprof"
 	"strconv"
 	"strings"
@@ -100,7 +101,13 @@ func (p *fleetPart) kill() {
 // servePart is a part's side: it follows orders until nobody gives them any more. With BENCH_PROFILE, a directory, it profiles its
 // processor time there from the order "begin" on.
 func servePart(name string, do func(fleetOrder) (fleetAnswer, error)) error {
-	daemon.KeepHeapFloor() // as every process of ours
+	if name != partAgents {
+		daemon.KeepHeapFloor() // as every process of ours
+	} else if os.Getenv("GOGC") == "" {
+		// A node's agent has a process of its own, which keeps so little that it hardly ever collects garbage: what it costs to look through what ten thousand
+		// keep in one heap is not their doing.
+		debug.SetGCPercent(400)
+	}
 	out := json.NewEncoder(os.Stdout)
 	lines := bufio.NewScanner(os.Stdin)
 	for lines.Scan() {

@@ -107,22 +107,28 @@ func (f *fleet) rawRound(ctx context.Context, send func() error, answers <-chan 
 	return took, nil
 }
 
-// raw measures the reference: 99th percentiles.
-func (f *fleet) raw(ctx context.Context) (plain, kept time.Duration, err error) {
+// rawFigure is what the reference took, and what all its rounds cost.
+type rawFigure struct {
+	p99   time.Duration
+	spent spent
+}
+
+// raw measures the reference.
+func (f *fleet) raw(ctx context.Context) (plain, kept rawFigure, err error) {
 	plans := make([][]byte, f.n)
 	if err := each(f.n, func(i int) (err error) { plans[i], err = rawPlan(i); return err }); err != nil {
-		return 0, 0, err
+		return plain, kept, err
 	}
 	answers := make(chan time.Time, f.n)
 	all, err := f.anybody()
 	if err != nil {
-		return 0, 0, err
+		return plain, kept, err
 	}
 	defer func() { _ = all.Close(ctx) }()
 	within, cancel := context.WithCancel(ctx)
 	defer cancel()
 	if err := all.Subscribe(within, api.LiveCountersPrefix+"*", func(string, bus.Header, []byte) { answers <- time.Now() }, nil); err != nil {
-		return 0, 0, err
+		return plain, kept, err
 	}
 	plain, err = f.rawRounds(ctx, "raw", answers, func() error {
 		for i, plan := range plans {
@@ -133,19 +139,19 @@ func (f *fleet) raw(ctx context.Context) (plain, kept time.Duration, err error) 
 		return nil
 	})
 	if err != nil {
-		return 0, 0, fmt.Errorf("plain: %w", err)
+		return plain, kept, fmt.Errorf("plain: %w", err)
 	}
 	js, err := jetstream.New(f.traffic.NATS(), jetstream.WithPublishAsyncMaxPending(1000))
 	if err != nil {
-		return 0, 0, err
+		return plain, kept, err
 	}
 	consumer, err := js.OrderedConsumer(ctx, strings.ToUpper(api.NounNodes), jetstream.OrderedConsumerConfig{DeliverPolicy: jetstream.DeliverNewPolicy})
 	if err != nil {
-		return 0, 0, err
+		return plain, kept, err
 	}
 	consuming, err := consumer.Consume(func(jetstream.Msg) { answers <- time.Now() })
 	if err != nil {
-		return 0, 0, err
+		return plain, kept, err
 	}
 	defer consuming.Stop()
 	kept, err = f.rawRounds(ctx, "raw-stream", answers, func() error {
@@ -157,33 +163,44 @@ func (f *fleet) raw(ctx context.Context) (plain, kept time.Duration, err error) 
 		return nil
 	})
 	if err != nil {
-		return 0, 0, fmt.Errorf("through streams: %w", err)
+		return plain, kept, fmt.Errorf("through streams: %w", err)
 	}
 	// What is neither plan nor report must not be found by the controller and the agents.
 	for _, noun := range []string{api.NounPlans, api.NounNodes} {
 		if _, err := f.traffic.NATS().Request("$JS.API.STREAM.PURGE."+strings.ToUpper(noun), nil, bus.OpTimeout); err != nil {
-			return 0, 0, err
+			return plain, kept, err
 		}
 	}
 	return plain, kept, nil
 }
 
-func (f *fleet) rawRounds(ctx context.Context, how string, answers <-chan time.Time, send func() error) (p99 time.Duration, err error) {
+func (f *fleet) rawRounds(ctx context.Context, how string, answers <-chan time.Time, send func() error) (r rawFigure, err error) {
 	if _, err := f.agents.do(ctx, fleetOrder{Do: how}); err != nil {
-		return 0, err
+		return r, err
+	}
+	before, err := f.used()
+	if err != nil {
+		return r, err
 	}
 	var rounds []time.Duration
 	for n := range fleetRounds + 1 {
 		took, err := f.rawRound(ctx, send, answers)
 		if err != nil {
-			return 0, err
+			return r, err
 		}
 		if n > 0 { // the first finds nothing in place
 			rounds = append(rounds, percentile(took, 99))
 		}
 	}
+	after, err := f.used()
+	if err != nil {
+		return r, err
+	}
+	r.p99 = median(rounds)
+	r.spent.add(before, after)
+	r.spent[1] = 0 // the controller has no part
 	_, err = f.agents.do(ctx, fleetOrder{Do: "raw-end"})
-	return median(rounds), err
+	return r, err
 }
 
 // anybody connects as one who may do anything: none of a yard's processes may say what a stream republishes.

@@ -27,6 +27,7 @@ func (f *fleet) rest(ctx context.Context, r *report) error {
 	if err != nil {
 		return err
 	}
+	f.idle.add(before, after)
 	share := func(i int) float64 { return 100 * float64(after[i].processor-before[i].processor) / float64(fleetRest) }
 	r.add(figure{
 		f.name("controller and bus at rest"), fmt.Sprintf("%.1f %%", share(0)+share(1)), fmt.Sprintf("of a core; bus %.1f %%, agents %.1f %%", share(0), share(2)), 0,
