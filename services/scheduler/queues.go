@@ -105,6 +105,9 @@ func (s *Service) createQueue(ctx context.Context, req api.Queue) (api.Queue, er
 	}
 	req.CreatedAt, req.Rev = s.now().UTC(), 0
 	e, err := s.queues.Create(ctx, queueKey(req.Name), bus.Meta{Actor: p.ID, Verb: "create"}, req)
+	if api.CodeOf(err) == api.CodeConflict {
+		err = api.Errorf(api.CodeConflict, "there is a queue %q already", req.Name)
+	}
 	return answerQueue(e, err)
 }
 

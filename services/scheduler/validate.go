@@ -25,6 +25,7 @@ const (
 	maxEnv       = 128
 	maxEnvBytes  = 32 << 10
 	maxKey       = 255 // of an idempotency key
+	maxURL       = 2048
 	maxDuration  = 366 * 24 * time.Hour
 	maxNotify    = 16
 )
@@ -58,6 +59,7 @@ func (s *Service) checkSpec(bad *api.Problems, at string, spec *api.TaskSpec, p 
 	if spec.Command != "" && spec.Agent != nil {
 		bad.Add(at+"/agent", "a command has no agent")
 	}
+	checkRepository(bad, at+"/repository", spec.Repository)
 	checkEnv(bad, at+"/env", spec.Env)
 	if n := spec.Priority; n != nil && (*n < 0 || *n > api.MaxPriority) {
 		bad.Add(at+"/priority", "must be between 0 and %d", api.MaxPriority)
@@ -109,6 +111,31 @@ func (s *Service) checkSession(bad *api.Problems, at string, spec *api.TaskSpec,
 		bad.Add(at, "a command runs in a session of the kind %q only", commandKind)
 	case spec.Repository != nil || spec.Profile != "" || spec.Agent != nil || len(spec.Env) > 0:
 		bad.Add(at, "a session that exists has its profile, repository, agent and environment already")
+	}
+}
+
+// checkRepository refuses a URL with a sign-in in it, which would be kept and shown with the task. What else is wrong with it, the session that clones it says.
+func checkRepository(bad *api.Problems, at string, r *api.Repository) {
+	if r == nil {
+		return
+	}
+	bad.Line(at+"/url", r.URL, maxURL)
+	bad.Line(at+"/ref", r.Ref, maxLabel)
+	scheme, rest, ok := strings.Cut(r.URL, "://")
+	if !ok { // user@host:path, as of scp
+		scheme, rest = "ssh", r.URL
+	}
+	authority, _, _ := strings.Cut(rest, "/")
+	if i := strings.LastIndexByte(authority, '@'); i >= 0 {
+		authority = authority[:i]
+	} else {
+		authority = ""
+	}
+	switch {
+	case r.URL == "":
+		bad.Add(at+"/url", "is required")
+	case strings.Contains(authority, ":"), authority != "" && scheme != "ssh":
+		bad.Add(at+"/url", "must not hold a user name, a password or a token; store it as a secret of the profile instead")
 	}
 }
 

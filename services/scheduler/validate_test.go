@@ -1,0 +1,38 @@
+package scheduler
+
+import (
+	"testing"
+
+	"agentyard.dev/libs/api"
+)
+
+// TestCheckRepository: a task is kept and shown with the URL of its repository, so a sign-in in it is refused before anything is written.
+func TestCheckRepository(t *testing.T) {
+	for url, ok := range map[string]bool{
+		"https://example.com/r.git":             true,
+		"https://example.com:8443/r.git":        true,
+		"https://example.com/@scope/r.git":      true,
+		"ssh://git@example.com:22/r.git":        true,
+		"git@example.com:team/r.git":            true,
+		"git://example.com/r.git":               true,
+		"":                                      false,
+		"https://token@example.com/r.git":       false,
+		"https://user:secret@example.com/r.git": false,
+		"https://user:@example.com/r.git":       false,
+		"https://u:p@ss@example.com/r.git":      false,
+		"https://user:s%zz@example.com/r.git":   false,
+		"ssh://git:secret@example.com/r.git":    false,
+		"user:secret@example.com:team/r.git":    false,
+		"https://example.com/r.git\nx":          false,
+	} {
+		var bad api.Problems
+		checkRepository(&bad, "/repository", &api.Repository{URL: url})
+		if err := bad.Err(); (err == nil) != ok {
+			t.Errorf("%q: %v", url, err)
+		}
+	}
+	var bad api.Problems
+	if checkRepository(&bad, "/repository", nil); bad.Err() != nil {
+		t.Errorf("none: %v", bad.Err())
+	}
+}
