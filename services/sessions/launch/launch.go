@@ -87,6 +87,9 @@ type Sandbox struct {
 type Network struct {
 	Address string `json:"address"` // the session's, IPv4
 	Gateway string `json:"gateway"` // the machine's there
+	// Address6 and Gateway6 are the same of IPv6; empty: the session has none.
+	Address6 string `json:"address6,omitempty"`
+	Gateway6 string `json:"gateway6,omitempty"`
 	// Hold is how long the session's packets wait for the machine's node agent to have its traffic plan in force, from when the plan can be
 	// made; then they pass without. Zero: they do not wait.
 	Hold api.Duration `json:"hold,omitempty"`

@@ -1,6 +1,7 @@
 package process
 
 import (
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"net"
@@ -17,6 +18,7 @@ import (
 // each runner has no network, and nothing is to be kept or given back.
 type addresses struct {
 	pool     netip.Prefix
+	pool6    netip.Prefix // not valid: sessions have no IPv6
 	loopback []string
 	hold     time.Duration
 
@@ -77,7 +79,11 @@ func (a *addresses) take() (launch.Network, error) {
 		}
 		if !a.taken[at] {
 			a.taken[at], a.last = true, at
-			return launch.Network{Address: at.String(), Gateway: a.gateway().String(), Loopback: a.loopback, Hold: api.Duration(a.hold)}, nil
+			n := launch.Network{Address: at.String(), Gateway: a.gateway().String(), Loopback: a.loopback, Hold: api.Duration(a.hold)}
+			if a.pool6.IsValid() {
+				n.Address6, n.Gateway6 = a.beside(at).String(), a.beside(a.gateway()).String()
+			}
+			return n, nil
 		}
 	}
 	return launch.Network{}, api.Errorf(api.CodeExhausted, "no address is left in %s for another session's network", a.pool)
@@ -106,6 +112,21 @@ func (a *addresses) giveBack(address string) {
 	}
 }
 
+// uniqueLocal is a network of unique local addresses (RFC 4193) that follows from the pool, so that the next runtime here has the same.
+func uniqueLocal(pool netip.Prefix) netip.Prefix {
+	sum := sha256.Sum256([]byte("agentyard " + pool.String()))
+	to := [16]byte{0xfd}
+	copy(to[1:6], sum[:])
+	return netip.PrefixFrom(netip.AddrFrom16(to), 64)
+}
+
+// beside is the IPv6 address that goes with one of the pool: it ends with that.
+func (a *addresses) beside(at netip.Addr) netip.Addr {
+	to, low := a.pool6.Addr().As16(), at.As4()
+	copy(to[12:], low[:])
+	return netip.AddrFrom16(to)
+}
+
 // table names what this machine's packet filter holds for the pool.
 func (a *addresses) table() string {
 	return "agentyard_" + strings.NewReplacer(".", "_", "/", "_").Replace(a.pool.String())
@@ -116,6 +137,11 @@ func (r *Runtime) openNetwork() (*addresses, error) {
 	a, err := newAddresses(r.cfg.NetworkPool, r.cfg.NetworkLoopback, r.cfg.NetworkHold)
 	if err != nil {
 		return nil, err
+	}
+	if err := possible6(); err != nil {
+		r.log.Info("sessions have no IPv6", "err", err)
+	} else {
+		a.pool6 = uniqueLocal(a.pool)
 	}
 	if err := errors.Join(a.free(), r.route(a)); err != nil {
 		return nil, err

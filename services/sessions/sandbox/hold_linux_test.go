@@ -19,21 +19,23 @@ func TestHold(t *testing.T) {
 	if !sandboxtest.OwnNetwork(t, time.Minute) {
 		return
 	}
-	reaches := func(n *sandbox.Network, within time.Duration) bool {
+	reaches := func(n *sandbox.Network, gateway string, within time.Duration) bool {
 		t.Helper()
-		l, err := net.Listen("tcp4", "10.9.8.1:0")
+		l, err := net.Listen("tcp", ":0")
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer l.Close()
+		_, port, _ := net.SplitHostPort(l.Addr().String())
 		return n.Do(func() error {
-			conn, err := net.DialTimeout("tcp4", l.Addr().String(), within)
+			conn, err := net.DialTimeout("tcp", net.JoinHostPort(gateway, port), within)
 			if err == nil {
 				err = conn.Close()
 			}
 			return err
 		}) == nil
 	}
+	gateways := []string{"10.9.8.1", "fd00:9:8::1"}
 	links := func() string {
 		t.Helper()
 		out, err := exec.Command("ip", "-o", "link", "show", "type", "veth").CombinedOutput()
@@ -42,9 +44,11 @@ func TestHold(t *testing.T) {
 		}
 		return string(out)
 	}
-	held := func(address string) *sandbox.Network {
+	held := func(end string) *sandbox.Network {
 		t.Helper()
-		n, err := sandbox.MakeNetwork(launch.Network{Address: address, Gateway: "10.9.8.1", Hold: api.Duration(time.Minute)})
+		n, err := sandbox.MakeNetwork(launch.Network{
+			Address: "10.9.8." + end, Gateway: gateways[0], Address6: "fd00:9:8::" + end, Gateway6: gateways[1], Hold: api.Duration(time.Minute),
+		})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -52,20 +56,24 @@ func TestHold(t *testing.T) {
 		return n
 	}
 
-	n := held("10.9.8.2")
-	if reaches(n, 200*time.Millisecond) {
-		t.Error("packets pass before the network is open")
+	n := held("2")
+	for _, gateway := range gateways {
+		if reaches(n, gateway, 200*time.Millisecond) {
+			t.Errorf("packets to %s pass before the network is open", gateway)
+		}
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
 	if byAgent, err := n.Open(ctx); err != nil || byAgent {
 		t.Errorf("opened by the agent: %t, %v", byAgent, err)
 	}
-	if !reaches(n, 20*time.Second) { // the kernel asks for the neighbour's address once a second
-		t.Error("nothing passes although the network is open")
+	for _, gateway := range gateways {
+		if !reaches(n, gateway, 20*time.Second) { // the kernel asks for the neighbour's address once a second
+			t.Errorf("nothing passes to %s although the network is open", gateway)
+		}
 	}
 
-	n = held("10.9.8.3")
+	n = held("3")
 	opened := make(chan bool, 1)
 	go func() {
 		byAgent, err := n.Open(t.Context())
@@ -87,7 +95,9 @@ func TestHold(t *testing.T) {
 	if !<-opened {
 		t.Error("the agent set it up, and it is not said so")
 	}
-	if !reaches(n, 20*time.Second) {
-		t.Error("nothing passes although the network is open")
+	for _, gateway := range gateways {
+		if !reaches(n, gateway, 20*time.Second) {
+			t.Errorf("nothing passes to %s although the network is open", gateway)
+		}
 	}
 }

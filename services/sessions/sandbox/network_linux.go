@@ -50,6 +50,10 @@ func MakeNetwork(spec launch.Network) (*Network, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make network: %w", err)
 	}
+	address6, gateway6, err := pair6(spec)
+	if err != nil {
+		return nil, fmt.Errorf("make network: %w", err)
+	}
 	n := &Network{held: spec.Hold > 0}
 	if err := onThread(func() error {
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
@@ -66,19 +70,23 @@ func MakeNetwork(spec launch.Network) (*Network, error) {
 	file := fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), n.file.Fd())
 	n.routes = fmt.Sprintf("route replace %s/32 dev %s\n", address, n.host)
 	lines := fmt.Sprintf("link add %[1]s type veth peer name %[2]s netns %[3]s\naddress add %[4]s/32 dev %[1]s\n", n.host, inside, file, gateway)
+	within := fmt.Sprintf(`link set lo up
+address add %[2]s/32 dev %[1]s
+link set %[1]s up
+route add %[3]s dev %[1]s scope link
+route add default via %[3]s
+`, inside, address, gateway)
+	if address6.IsValid() {
+		n.routes += fmt.Sprintf("route replace %s/128 dev %s\n", address6, n.host)
+		lines += fmt.Sprintf("address add %[2]s/128 dev %[1]s nodad\n", n.host, gateway6)
+		within += fmt.Sprintf("address add %[2]s/128 dev %[1]s nodad\nroute add %[3]s/128 dev %[1]s\nroute add default via %[3]s dev %[1]s\n", inside, address6, gateway6)
+	}
 	if !n.held {
 		lines += fmt.Sprintf("link set %s up\n", n.host) + n.routes
 	}
 	err = ip(lines)
 	if err == nil {
-		err = n.Do(func() error {
-			return ip(fmt.Sprintf(`link set lo up
-address add %[2]s/32 dev %[1]s
-link set %[1]s up
-route add %[3]s dev %[1]s scope link
-route add default via %[3]s
-`, inside, address, gateway))
-		})
+		err = n.Do(func() error { return ip(within) })
 	}
 	if err == nil { // last: it is ready for whoever reads this
 		// The kernel tells nobody of the alias of a link that is down, but of the length of its queue, which it does not have.
@@ -89,6 +97,17 @@ route add default via %[3]s
 		return nil, fmt.Errorf("make network: %w", err)
 	}
 	return n, nil
+}
+
+// pair6 is the session's address and the machine's of IPv6; neither is valid where the network has none.
+func pair6(spec launch.Network) (address, gateway netip.Addr, err error) {
+	if spec.Address6 == "" {
+		return address, gateway, nil
+	}
+	if address, err = netip.ParseAddr(spec.Address6); err == nil {
+		gateway, err = netip.ParseAddr(spec.Gateway6)
+	}
+	return address, gateway, err
 }
 
 // ip runs ip(8) on the lines, in the network namespace of this thread.
