@@ -12,7 +12,7 @@ RUN ?= .
 TESTFLAGS ?= -timeout 20m
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-guest test-soak test-cluster test-deps lint gen cross bench up
+.PHONY: help run test test-guest test-soak test-cluster test-otel test-deps lint gen cross bench up
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +39,10 @@ test-cluster: ## run the tests that need a real Kubernetes, which they start on 
 	go vet -tags cluster $(CLUSTER_PACKAGES) $(CONTROL_PACKAGES)
 	go test -count=1 -p 2 -tags cluster -timeout 15m $(CLUSTERFLAGS) -run '^($(CONTROL_TESTS))$$' $(CONTROL_PACKAGES)
 	go test -count=1 -p 2 -parallel 4 -tags cluster -timeout 25m $(CLUSTERFLAGS) $(CLUSTER_PACKAGES)
+
+# The tag leaves out of Prometheus what no session's collector looks for its targets with.
+test-otel: ## have a real OpenTelemetry collector work with a session's configuration (builds it the first time, which takes a while)
+	cd deploy/collector && GOWORK=off CGO_ENABLED=0 go test -count=1 -trimpath -tags remove_all_sd -timeout 10m -v .
 
 test-soak: test-deps ## kill the processes of a yard at random while it works on 2,000 tasks (some ten minutes)
 	go test -count=1 -timeout 90m -v -run TestTasksEndOnce ./services/standalone/promises -tasks 2000

@@ -68,6 +68,9 @@ var homes = map[string][]string{
 	"github.com/google/go-containerregistry": {"deploy/image"},
 	"helm.sh/helm":                           {"deploy/charttest", "deploy/e2e"},
 	"go.starlark.net":                        {"deploy/charttest"},
+	// A collector, whose configuration we write: a module of its own, outside the workspace.
+	"go.opentelemetry.io/collector":                             {"deploy/collector"},
+	"github.com/open-telemetry/opentelemetry-collector-contrib": {"deploy/collector"},
 
 	// The standard library's own extension.
 	"golang.org/x": {"*"},

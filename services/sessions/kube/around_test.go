@@ -96,6 +96,13 @@ func TestShapeHasWhatIsAround(t *testing.T) {
 	}
 }
 
+// TestCollectorGolden keeps a configuration as it is, which a real collector reads in deploy/collector.
+func TestCollectorGolden(t *testing.T) {
+	cfg := DefaultConfig()
+	cfg.CollectorImage, cfg.CollectorEndpoint = "x", "http://otel:4318"
+	goldenText(t, "collector", New(cfg, Deps{}).collectorConfig())
+}
+
 func TestCollectorConfig(t *testing.T) {
 	cfg := DefaultConfig()
 	cfg.CollectorImage, cfg.CollectorEndpoint = "x", `http://otel:4318/"#`

@@ -76,14 +76,19 @@ func golden(t *testing.T, name string, p *corev1.Pod) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	goldenText(t, name, string(got))
+}
+
+func goldenText(t *testing.T, name, got string) {
+	t.Helper()
 	path := filepath.Join("testdata", name+".yaml")
 	if *update {
-		if err := os.WriteFile(path, got, 0o644); err != nil {
+		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
 	want, err := os.ReadFile(path)
-	if err != nil || string(want) != string(got) {
+	if err != nil || string(want) != got {
 		t.Errorf("%s is stale (%v); run with -update and look at the difference. It is now:\n%s", path, err, got)
 	}
 }
