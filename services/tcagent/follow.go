@@ -93,7 +93,7 @@ func (s *Service) choose(id string, now *session) {
 	to := accepted{position: now.heard, Record: now.own}
 	var plan *tc.Plan
 	var err error
-	if g := s.shared[now.own.Group]; g != nil && g.newerThan(now.heard) {
+	if g := s.shared[now.own.Group]; g != nil && !g.gone && g.newerThan(now.heard) {
 		to.position, to.Own = g.position, now.heard
 		to.Record.Plan, to.Record.Hash = g.record.Plan, g.record.Hash
 		if err = g.wrong; err == nil {

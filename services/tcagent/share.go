@@ -12,6 +12,7 @@ type shared struct {
 	record api.TrafficPlanRecord
 	plan   *tc.Plan // but for its session; nil: none yet, or wrong
 	wrong  error
+	gone   bool // sessions' own plans hold
 	asked  bool // what the ledger holds of it is known
 }
 
@@ -44,11 +45,13 @@ func (s *Service) groups() (keys []bus.Key) {
 // acceptShared takes a change of a plan that sessions share on. It needs the mutex.
 func (s *Service) acceptShared(e bus.Entry[api.TrafficPlanRecord]) {
 	g := s.shared[e.Key.ID]
-	if g == nil || e.Deleted || !e.NewerThan(g.Epoch, g.Rev) {
-		return // who leaves a plan that goes has a plan of its own before
+	if g == nil || !e.NewerThan(g.Epoch, g.Rev) {
+		return
 	}
-	g.position, g.record = position{e.Epoch, e.Rev}, e.State
-	g.plan, g.wrong = decode(e.State)
+	g.position, g.record, g.plan, g.wrong = position{e.Epoch, e.Rev}, e.State, nil, nil
+	if g.gone = e.Deleted; !g.gone { // by a controller of the release before, since somebody shares it
+		g.plan, g.wrong = decode(e.State)
+	}
 	if g.asked {
 		s.spread(e.Key.ID)
 	}
@@ -56,8 +59,9 @@ func (s *Service) acceptShared(e bus.Entry[api.TrafficPlanRecord]) {
 
 // spread has the sessions that share a plan take it on. It needs the mutex.
 func (s *Service) spread(group string) {
+	g := s.shared[group]
 	for id, n := range s.sessions {
-		if n.own.Group == group && !n.gone && (n.early || s.shared[group].newerThan(n.position)) {
+		if n.own.Group == group && !n.gone && (n.early || g.newerThan(n.position) && (!g.gone || n.Own != (position{}))) {
 			s.choose(id, n)
 		}
 	}

@@ -83,4 +83,10 @@ func TestSharedPlan(t *testing.T) {
 		y.share("g2", shaped("", 55*tc.Mbit)) // when this is taken on all before it was
 		y.becomes(device, 55*tc.Mbit)
 	})
+	t.Run("when a group's plan is gone the session's own holds", func(t *testing.T) {
+		must(t, y.plans.Delete(t.Context(), bus.Key{Tenant: api.SharedPlans, ID: "g2"}, 0, bus.Meta{Actor: "test", Verb: "remove"}))
+		y.becomes(device, 50*tc.Mbit)
+		y.share("g2", shaped("", 65*tc.Mbit))
+		y.becomes(device, 65*tc.Mbit)
+	})
 }
