@@ -273,11 +273,14 @@ type RunnerResumeResponse struct {
 type RunnerBindRequest struct {
 	Pod string `json:"pod"` // its name
 	UID string `json:"uid"`
+	// Key, if it is there, is a key of the pod's alone to which the answer is sealed (launch.Opener). A runner of an earlier release has none.
+	Key []byte `json:"key,omitempty"`
 }
 
-// RunnerBindResponse is the launch of the pod's session (services/sessions/launch), with a credential of its own.
+// RunnerBindResponse is the launch of the pod's session (services/sessions/launch), with a credential of its own: Sealed if the request had a key.
 type RunnerBindResponse struct {
-	Launch json.RawMessage `json:"launch"`
+	Launch json.RawMessage `json:"launch,omitempty"`
+	Sealed []byte          `json:"sealed,omitempty"`
 }
 
 // PodTenant stands for a tenant in the subjects of pods that have no session yet.

@@ -14,13 +14,21 @@ import (
 const bindTimeout = 25 * time.Second
 
 // bind tells a pod its launch, once. That it is told is written down before, with the pod's UID: whoever asks again with the same
-// credential, another pod or another replica, learns nothing. If the answer is lost, so is the pod, and the next incarnation follows.
+// credential, another pod or another replica, learns nothing; and whoever listens with it does not either, for the answer is sealed to the pod that asked. If the answer is lost, so is the pod, and the next incarnation follows.
 func (s *Service) bind(ctx context.Context, req api.RunnerBindRequest) (api.RunnerBindResponse, error) {
 	var none api.RunnerBindResponse
 	binder, ok := s.deps.Runtime.(LateBinder)
 	p, _ := api.PrincipalFrom(ctx)
 	if !ok || p.Tenant != api.PodTenant || req.UID == "" {
 		return none, api.Errorf(api.CodeDenied, "only a pod asks to be bound")
+	}
+	var sealer *launch.Sealer
+	if len(req.Key) > 0 {
+		to, err := launch.NewSealer(req.Key)
+		if err != nil {
+			return none, err
+		}
+		sealer = &to
 	}
 	at, err := binder.Identify(ctx, p.ID, req)
 	if err != nil {
@@ -53,7 +61,11 @@ func (s *Service) bind(ctx context.Context, req api.RunnerBindRequest) (api.Runn
 		return none, api.Errorf(api.CodeInternal, "encode launch: %w", err)
 	}
 	s.log.Info("bound", "tenant", key.Tenant, "session", key.ID, "node", at.Node, "incarnation", at.Incarnation)
-	return api.RunnerBindResponse{Launch: text}, nil
+	if sealer == nil { // a runner of an earlier release
+		return api.RunnerBindResponse{Launch: text}, nil
+	}
+	sealed, err := sealer.Seal(p.ID, req.UID, text)
+	return api.RunnerBindResponse{Sealed: sealed}, err
 }
 
 // launchOf returns what the current incarnation's runner is told, but for where it works; for a place that waits for its runner to ask, without

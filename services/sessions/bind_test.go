@@ -1,16 +1,20 @@
 package sessions_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
+	"log/slog"
 	"sync"
 	"testing"
+	"time"
 
 	"agentyard.dev/libs/api"
 	"agentyard.dev/libs/bus"
 	"agentyard.dev/libs/rpc"
 	"agentyard.dev/services/sessions"
 	"agentyard.dev/services/sessions/launch"
+	"agentyard.dev/services/sessions/runner"
 )
 
 // podNode is a cluster whose runners ask for their launch: of the session that is started, whoever asks.
@@ -97,5 +101,48 @@ func TestBind(t *testing.T) {
 	asRunner := rpc.NewClient(own, rpc.ClientConfig{Name: "runner", Timeout: patience})
 	if _, err := rpc.CallAsSession(t.Context(), asRunner, api.HomeTenant, s.ID, api.RunnerBind, api.RunnerBindRequest{Pod: s.ID, UID: "u2"}); api.CodeOf(err) != api.CodeDenied {
 		t.Errorf("a session asked to be bound: %v", err)
+	}
+}
+
+// TestBindUnheard: who has a pod's credential, which is in its manifest, and listens learns nothing of what the pod is told.
+func TestBindUnheard(t *testing.T) {
+	t.Parallel()
+	y := emptyYard(t, nil)
+	n := &podNode{node: newCluster(y).join(), started: make(chan launch.Launch, 16)}
+	r := y.serve(n, n.Info())
+	t.Cleanup(func() { y.removeAll(); r.stop() })
+	s := y.create(y.as("ann"), api.CreateSessionRequest{Env: map[string]string{"SAFE_WORD": "xylophone"}})
+	<-n.started
+	pod := api.NewID(api.KindSession)
+	creds, err := y.ring.SessionIssuer().PodCredentials(pod, patience)
+	if err != nil {
+		t.Fatal(err)
+	}
+	thief, err := bus.Connect(bus.Config{URL: y.srv.URL(), Credentials: creds, Name: "thief"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = thief.Close(context.Background()) })
+	heard := make(chan []byte, 16)
+	err = thief.Subscribe(t.Context(), "_INBOX_"+pod+".>", func(_ string, _ bus.Header, data []byte) { heard <- bytes.Clone(data) }, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := runner.Pod{BusURL: y.srv.URL(), Credentials: string(creds), ID: pod, Name: s.ID, UID: "u1"}.Bind(t.Context(), slog.New(slog.DiscardHandler))
+	if err != nil || l.Session != s.ID || l.Env["SAFE_WORD"] != "xylophone" || len(l.Credentials) == 0 {
+		t.Fatalf("the pod was told %+v, %v", l, err)
+	}
+	select {
+	case data := <-heard:
+		if bytes.Contains(data, []byte("xylophone")) || bytes.Contains(data, []byte(s.ID)) || !bytes.Contains(data, []byte(`"sealed"`)) {
+			t.Errorf("who listened heard %s", data)
+		}
+	case <-time.After(patience):
+		t.Error("the answer was not where everybody with the credential may listen: this test shows nothing")
+	}
+	asked := rpc.NewClient(thief, rpc.ClientConfig{Name: "thief", Timeout: patience})
+	_, err = rpc.CallAsSession(t.Context(), asked, api.PodTenant, pod, api.RunnerBind, api.RunnerBindRequest{Pod: s.ID, UID: "u1", Key: []byte("no key")})
+	if api.CodeOf(err) != api.CodeInvalid {
+		t.Errorf("with a key that is none: %v", err)
 	}
 }

@@ -62,6 +62,10 @@ const (
 // The launch's credential is the session's own; the pod's is of no use from here on.
 func (p Pod) Bind(ctx context.Context, log *slog.Logger) (launch.Launch, error) {
 	var l launch.Launch
+	opener, err := launch.NewOpener()
+	if err != nil {
+		return l, fmt.Errorf("make a key: %w", err)
+	}
 	conn, err := bus.Connect(bus.Config{URL: p.BusURL, Credentials: []byte(p.Credentials), Name: "pod-" + p.Name, Logger: log, Brief: true})
 	if err != nil {
 		return l, err
@@ -70,7 +74,7 @@ func (p Pod) Bind(ctx context.Context, log *slog.Logger) (launch.Launch, error) 
 	client := rpc.NewClient(conn, rpc.ClientConfig{Name: "runner", Timeout: bindTimeout})
 	for wait := bindFirst; ; wait = min(2*wait, bindMost) {
 		began := time.Now()
-		res, err := rpc.CallAsSession(ctx, client, api.PodTenant, p.ID, api.RunnerBind, api.RunnerBindRequest{Pod: p.Name, UID: p.UID})
+		res, err := rpc.CallAsSession(ctx, client, api.PodTenant, p.ID, api.RunnerBind, api.RunnerBindRequest{Pod: p.Name, UID: p.UID, Key: opener.Public()})
 		switch api.CodeOf(err) {
 		case api.CodeUnavailable, api.CodeExhausted:
 			if time.Since(began) > bindHeld { // a pod that waits for a session is kept on the line
@@ -79,8 +83,12 @@ func (p Pod) Bind(ctx context.Context, log *slog.Logger) (launch.Launch, error) 
 			}
 			log.Info("not bound yet", "op", api.RunnerBind.Verb, "code", api.CodeOf(err), "err", err)
 		default:
+			text := []byte(res.Launch) // of a service of an earlier release
+			if err == nil && len(res.Sealed) > 0 {
+				text, err = opener.Open(p.ID, p.UID, res.Sealed)
+			}
 			if err == nil {
-				err = json.Unmarshal(res.Launch, &l)
+				err = json.Unmarshal(text, &l)
 			}
 			if err == nil {
 				l.Endpoint = p.endpoint(l.Listen)
