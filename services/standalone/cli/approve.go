@@ -35,8 +35,12 @@ func (a *app) sessionApprove() *cobra.Command {
 			approval, option = args[1], args[2]
 		}
 		for _, ev := range open {
-			if ev.ApprovalID == approval {
-				option = matchOption(ev.Options, option)
+			if ev.ApprovalID != approval {
+				continue
+			}
+			typed := option
+			if option = matchOption(ev.Options, typed); !offers(ev, option) {
+				return usage(fmt.Errorf("%q is none of the answers: %s", typed, options(ev.Options)))
 			}
 		}
 		_, err = client.Do(ctx, c, api.AnswerApproval, api.AnswerApprovalRequest{ID: args[0], ApprovalID: approval, Option: option})
@@ -55,7 +59,7 @@ func openApprovals(ctx context.Context, c *client.Client, session string) ([]api
 		case api.EventApprovalRequest:
 			open = append(open, ev)
 		case api.EventApprovalAnswer:
-			open = slices.DeleteFunc(open, func(o api.Event) bool { return o.ApprovalID == ev.ApprovalID })
+			open = slices.DeleteFunc(open, func(o api.Event) bool { return o.ApprovalID == ev.ApprovalID && offers(o, ev.Option) }) // the agent goes on waiting after any other
 		case api.EventStatus:
 			// A turn that ended, or an agent that started anew, no longer asks.
 			if ev.Activity == api.ActivityIdle || ev.State != "" && ev.State != api.StateRunning {
@@ -67,8 +71,13 @@ func openApprovals(ctx context.Context, c *client.Client, session string) ([]api
 	return open, err
 }
 
+// offers reports whether option is one of the answers to a question.
+func offers(question api.Event, option string) bool {
+	return slices.ContainsFunc(question.Options, func(o api.ApprovalOption) bool { return o.Option == option })
+}
+
 // matchOption resolves what a person typed: an option by its name, or y and n by what the
-// options allow. Anything else is left for the server to refuse.
+// options allow. Anything else stays as it was typed.
 func matchOption(opts []api.ApprovalOption, typed string) string {
 	for _, o := range opts {
 		if o.Option == typed {

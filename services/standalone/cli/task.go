@@ -392,7 +392,7 @@ func (a *app) toldTask(t api.Task, err error) error {
 		return a.show(t, nil)
 	}
 	text := standing(t)
-	if t.CancelRequested {
+	if t.CancelRequested && !t.State.Final() {
 		text += ", being cancelled"
 	}
 	_, err = fmt.Fprintf(a.Out, "%s is %s\n", t.ID, text)
