@@ -140,6 +140,11 @@ func TestStatus(t *testing.T) {
 	less.ConnLimit = false
 	y.report("n1", "", less, nil)
 	is("[Accepted Compiled Degraded] 1 1 [n1]")
+	// What is guaranteed is more than another policy leaves.
+	y.apply(admin, "name: p\nlink: {download: {ceiling: 6Mbit}}\nclasses: [{name: all, guarantee: 2Mbit, default: true}]")
+	is("[Accepted Compiled] 1 1 [n1]")
+	y.apply(admin, "name: q\napplies_to: {users: ["+userID("default", "alice")+"]}\nlink: {download: {ceiling: 1Mbit}}")
+	is("[Accepted Compiled Conflicted] 1 1 [n1]")
 }
 
 // TestAddress has a session's address follow its endpoint: by it a node agent finds the session's network.
