@@ -53,6 +53,8 @@ type Conn struct {
 	brief    bool
 	attempt  time.Duration // how long one try of something waits for its answer
 
+	partCheck time.Duration // partCheck, but in tests
+
 	mu        sync.Mutex
 	drops     map[*nats.Subscription]func() // told of lost messages
 	reconnect map[chan struct{}]struct{}    // told after each reconnect
@@ -98,7 +100,7 @@ func Connect(cfg Config) (*Conn, error) {
 		return nil, api.Invalid("/url", "is required")
 	}
 	c := &Conn{
-		log: cfg.Logger, scoped: creds.scoped, closed: make(chan struct{}), replicas: max(cfg.Replicas, 1), brief: cfg.Brief, attempt: attemptTimeout,
+		log: cfg.Logger, scoped: creds.scoped, closed: make(chan struct{}), replicas: max(cfg.Replicas, 1), brief: cfg.Brief, attempt: attemptTimeout, partCheck: partCheck,
 		drops: map[*nats.Subscription]func(){}, reconnect: map[chan struct{}]struct{}{},
 	}
 	if c.log == nil {

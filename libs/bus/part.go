@@ -27,7 +27,7 @@ const (
 )
 
 // nextCheck is partCheck with jitter: thousands of followers that came at one moment, when the bus did, shall not come back at one moment.
-func nextCheck() time.Duration { return partCheck/2 + rand.N(partCheck) } //nolint:gosec // jitter
+func (c *Conn) nextCheck() time.Duration { return c.partCheck/2 + rand.N(c.partCheck) } //nolint:gosec // jitter
 
 // FollowPart calls f for the changes of one tenant's part of a ledger, with a revision above after, until ctx ends or f returns an error,
 // which it returns. It holds no consumer, so any number of processes may do so: it reads what there is, follows what the ledger
@@ -70,7 +70,7 @@ func (l *Ledger[T]) FollowPartAnd(ctx context.Context, live, tenant string, afte
 			return err
 		}
 	}
-	check := time.NewTimer(nextCheck())
+	check := time.NewTimer(l.c.nextCheck())
 	defer check.Stop()
 	for {
 		if err := p.catchUp(ctx); err != nil {
@@ -94,10 +94,12 @@ type part[T any] struct {
 	epoch  int64  // of the stream that pos is a position in
 	pos    uint64 // everything of the part up to here was read
 	others map[Key]*other
-	inbox  chan *nats.Msg // of all subscriptions, in the order in which the bus sent them
-	missed chan struct{}
-	fresh  bool   // some of the others have not been read
-	came   uint64 // how often the connection had come back when reading began
+	// checked is up to where nothing is missing, of the part and of the others: what came live after that may have left gaps.
+	checked uint64
+	inbox   chan *nats.Msg // of all subscriptions, in the order in which the bus sent them
+	missed  chan struct{}
+	fresh   bool   // some of the others have not been read
+	came    uint64 // how often the connection had come back when reading began
 }
 
 // other is an entity of another part.
@@ -181,6 +183,7 @@ func (p *part[T]) catchUp(ctx context.Context) error {
 	if err := p.readPart(ctx); err != nil {
 		return err
 	}
+	p.checked = max(p.checked, p.pos)
 	p.sync()
 	return p.readOthers(ctx)
 }
@@ -197,7 +200,7 @@ func (p *part[T]) readPart(ctx context.Context) error {
 			if epoch := epochOf(last); epoch > p.epoch {
 				if p.epoch != 0 {
 					p.l.c.log.Warn("the bus has lost what it kept; the ledger is read from its beginning", "stream", p.l.stream)
-					p.pos = 0
+					p.pos, p.checked = 0, 0
 					for _, o := range p.others {
 						o.pos = 0
 					}
@@ -300,6 +303,33 @@ func (p *part[T]) readOthers(ctx context.Context) error {
 	return nil
 }
 
+// behind reports whether there may be something that was not read, for one question of the bus where catchUp has several. That the bus lost its data shows
+// in nothing here; but then the connection came back.
+func (p *part[T]) behind(ctx context.Context) bool {
+	keys := slices.Collect(maps.Keys(p.others))
+	if len(keys) > othersAsked {
+		return true
+	}
+	req := batchRequest{Batch: partPage, NewestFor: []string{p.l.prefix + p.tenant + ".*"}}
+	for _, key := range keys {
+		req.NewestFor = append(req.NewestFor, p.l.prefix+key.Tenant+"."+key.ID)
+	}
+	found, last := false, p.checked
+	more, err := p.l.c.getPage(ctx, p.l.stream, req, p.checked+1, func(m stored) error {
+		read := p.pos
+		if key, ok := p.l.keyOf(m.subject); ok && p.others[key] != nil {
+			read = p.others[key].pos
+		}
+		found, last = found || m.seq > read, m.seq
+		return nil
+	})
+	if found || more || err != nil {
+		return true
+	}
+	p.checked = last
+	return false
+}
+
 // follow tells what comes until something may be missing.
 func (p *part[T]) follow(ctx context.Context, check *time.Timer, caughtUp func()) error {
 	seen := map[string]uint64{} // by entity of the part: its last change that came live
@@ -319,8 +349,10 @@ func (p *part[T]) follow(ctx context.Context, check *time.Timer, caughtUp func()
 		case <-p.missed:
 			return nil
 		case <-check.C:
-			check.Reset(nextCheck())
-			return nil
+			check.Reset(p.l.c.nextCheck())
+			if len(p.others) == 0 || p.behind(ctx) {
+				return nil
+			}
 		case <-ctx.Done():
 			return ctx.Err()
 		}

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"agentyard.dev/libs/api"
 	"agentyard.dev/libs/bus"
@@ -152,4 +153,42 @@ func (s *listed) told() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return slices.Clone(s.order)
+}
+
+// TestFollowPartAndCheck: what nobody heard of is found by the check, wherever it stands.
+func TestFollowPartAndCheck(t *testing.T) {
+	srv, ring := bustest.New(t)
+	c := bustest.Connect(t, srv, ring, "tcagent")
+	l, err := bus.OpenLedger[thing](testContext(t), c, bus.LedgerConfig{Noun: api.NounPlans, Live: api.LivePlansPrefix})
+	if err != nil {
+		t.Fatal(err)
+	}
+	put(t, l, "node1", "s1", 1001)
+	put(t, l, "node1", "s2", 1002)
+	seen := &listed{partSeen: partSeen{now: map[string]bus.Entry[thing]{}}}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	c.CheckPartsEvery(10 * time.Millisecond)
+	go func() { // where nothing is heard
+		ended <- bus.ReadLedger[thing](c, api.NounPlans).FollowPartAnd(ctx, api.LiveCountersPrefix, "node1", 0, seen.also, seen.take, func() {})
+	}()
+	defer func() {
+		cancel()
+		<-ended
+	}()
+	want := map[string]int{"s1": 1001, "s2": 1002}
+	for n, id := range []string{"g1001", "g1002", "g1001", "s3", "g1002", "s2", "s1", "s3", "g1001"} {
+		tenant, value := api.SharedPlans, 1+n
+		switch id {
+		case "s1":
+			tenant, value = "node1", 1001
+		case "s2":
+			tenant, value = "node1", 1002
+		case "s3":
+			tenant = "node1"
+		}
+		put(t, l, tenant, id, value)
+		want[id] = value
+		seen.becomes(t, want)
+	}
 }

@@ -1,0 +1,6 @@
+package bus
+
+import "time"
+
+// CheckPartsEvery is how often followers of parts that begin after it read what they cannot have missed.
+func (c *Conn) CheckPartsEvery(d time.Duration) { c.partCheck = d }
