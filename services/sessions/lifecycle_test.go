@@ -270,7 +270,13 @@ func TestMessages(t *testing.T) {
 			return err == nil && question.ApprovalID != ""
 		})
 		y.eventually("it is told that the session waits", func() bool { return y.get(ana, s.ID).Activity == api.ActivityApproval })
-		req := api.AnswerApprovalRequest{ID: s.ID, ApprovalID: question.ApprovalID, Option: "yes"}
+		req := api.AnswerApprovalRequest{ID: s.ID, ApprovalID: question.ApprovalID, Option: "perhaps"}
+		_, err := rpc.Call(ana, y.client, api.AnswerApproval, req)
+		wantCode(t, err, api.CodeInvalid, "yes, no") // and the question is still open
+		req.ApprovalID, req.Option = "a-question", "yes"
+		_, err = rpc.Call(ana, y.client, api.AnswerApproval, req)
+		wantCode(t, err, api.CodeNotFound, "a-question")
+		req.ApprovalID = question.ApprovalID
 		a, err := rpc.Call(ana, y.client, api.AnswerApproval, req)
 		if err != nil {
 			t.Fatal(err)

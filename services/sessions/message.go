@@ -149,58 +149,6 @@ func (s *Service) interrupt(ctx context.Context, req api.SessionRef) (api.Accept
 	return api.Accepted{ID: id, Seq: seq}, err
 }
 
-// answer answers an agent's question. The first answer counts: repeating it is success, another one is conflict.
-func (s *Service) answer(ctx context.Context, req api.AnswerApprovalRequest) (api.Accepted, error) {
-	e, p, err := s.find(ctx, api.SessionWrite, req.ID)
-	if err != nil {
-		return api.Accepted{}, err
-	}
-	var bad problems
-	if req.ApprovalID == "" || len(req.ApprovalID) > maxKey || !utf8.ValidString(req.ApprovalID) {
-		bad.Add("/approval_id", "is not the id of a question")
-	}
-	if req.Option == "" || len(req.Option) > maxKey || !utf8.ValidString(req.Option) {
-		bad.Add("/option", "is not one of the question's options")
-	}
-	if err := bad.Err(); err != nil {
-		return api.Accepted{}, err
-	}
-	if !wantsRunner(e.State.State) {
-		return api.Accepted{}, api.Errorf(api.CodeConflict, "the session is %s: no question is open", e.State.State)
-	}
-	dedup := api.DeriveID(api.KindApproval, e.Key.Tenant, e.Key.ID, req.ApprovalID)
-	seq, duplicate, err := s.events.AppendUser(ctx, e.Key.Tenant, e.Key.ID, dedup, api.Event{
-		Type: api.EventApprovalAnswer, At: s.now().UTC(), Actor: p.ID, ApprovalID: req.ApprovalID, Option: req.Option,
-	})
-	if err != nil {
-		return api.Accepted{}, err
-	}
-	if duplicate {
-		first, found, err := s.entry(ctx, e.Key, seq)
-		if err != nil {
-			return api.Accepted{}, err
-		}
-		if found && first.Option != req.Option {
-			return api.Accepted{}, api.Errorf(api.CodeConflict, "this question was answered already, with %q", clip(first.Option, 80))
-		}
-	}
-	return api.Accepted{ID: req.ApprovalID, Seq: seq}, nil
-}
-
-// entry reads one event of the user's side of a log.
-func (s *Service) entry(ctx context.Context, key bus.Key, seq uint64) (api.Event, bool, error) {
-	evs, _, err := s.events.Read(ctx, key.Tenant, key.ID, api.WriterUser, seq-1, 1)
-	if err != nil {
-		return api.Event{}, false, err
-	}
-	for _, ev := range evs {
-		if ev.Seq == seq {
-			return ev, true, nil
-		}
-	}
-	return api.Event{}, false, nil
-}
-
 // messages returns the conversation, oldest first. A page may be short of its limit, even empty, when much else lies between two messages:
 // a cursor says that there is more.
 func (s *Service) messages(ctx context.Context, req api.ListMessagesRequest) (api.Page[api.Message], error) {
