@@ -109,10 +109,10 @@ func (a *attempt) askRunner(ctx context.Context, rec api.SessionRecord, method, 
 
 // finish adds to an outcome what the attempt left and used, also when it was stopped or its session is gone.
 func (a *attempt) finish(ctx context.Context, o *outcome) {
-	switch {
-	case o.kind == busy:
+	switch o.kind {
+	case busy:
 		return
-	case o.kind == succeeded:
+	case succeeded:
 		a.collect(ctx, o)
 	default:
 		if !a.turn.ended {

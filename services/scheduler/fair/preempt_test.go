@@ -177,7 +177,7 @@ func TestPreemptionIsPrompt(t *testing.T) {
 	p.now = p.now.Add(time.Minute)
 	id := p.put(Task{Tenant: "b", Priority: 8})
 	p.preempt()
-	if began, ok := p.began[id]; !ok || began != p.now {
+	if began, ok := p.began[id]; !ok || !began.Equal(p.now) {
 		t.Errorf("it began at %v", began)
 	}
 	if len(p.off) != 1 {

@@ -15,15 +15,6 @@ func (t *treap) first() *node {
 	return n
 }
 
-// last returns the greatest node, or nil.
-func (t *treap) last() *node {
-	n := t.root
-	for n != nil && n.right != nil {
-		n = n.right
-	}
-	return n
-}
-
 func (t *treap) insert(n *node) {
 	n.left, n.right, n.size = nil, nil, 1
 	n.random = mix(n.seq)

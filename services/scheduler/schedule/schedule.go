@@ -149,7 +149,7 @@ func (s *Service) Ready(ctx context.Context) error {
 
 // Run follows the ledger, and fires while it holds the lease, until ctx ends.
 func (s *Service) Run(ctx context.Context) error {
-	group, ctx := parts.New(ctx)
+	group, _ := parts.New(ctx)
 	defer group.Stop()
 	group.Go("follow schedules", s.view.Run)
 	if group.Await(s.view.Ready()) {
