@@ -128,7 +128,13 @@ func ip(lines string) error {
 func onThread(f func() error) error {
 	ended := make(chan error, 1)
 	go func() {
-		runtime.LockOSThread() // and never unlocked
+		runtime.LockOSThread() // and never unlocked, unless
+		if unix.Gettid() == os.Getpid() {
+			// it is the process's first thread, which does not end before the process: it would keep the namespace. While it is held here, f gets another.
+			ended <- onThread(f)
+			runtime.UnlockOSThread()
+			return
+		}
 		ended <- f()
 	}()
 	return <-ended
