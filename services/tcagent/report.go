@@ -16,8 +16,8 @@ const (
 	// heartbeat is how often a node reports that has no news.
 	heartbeat = time.Minute
 	// reportLate is how much later than it is announced NODES says what has become of shared plans, at random: all nodes have such news at one moment.
-	reportLate     = time.Second
-	reportLateMost = 10 * time.Second
+	reportLate     = 5 * time.Second
+	reportLateMost = 15 * time.Second
 
 	// reportRetry is how long a report that could not be written waits, half of it at random, doubled with each that fails, and at most: when
 	// the bus has too much to do, that is because all nodes report.
