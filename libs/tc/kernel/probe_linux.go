@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -28,15 +27,14 @@ var probed = sync.OnceValues(func() (tc.Capabilities, error) {
 		err  error
 	}
 	done := make(chan answer, 1)
-	go func() {
-		runtime.LockOSThread() // and never unlocked: the namespace ends with the thread
+	onThread(func() { // with which the namespace ends
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 			done <- answer{err: fmt.Errorf("make a network namespace (needs CAP_SYS_ADMIN and CAP_NET_ADMIN): %w: %w", ErrUnsupported, err)}
 			return
 		}
 		caps, err := probeHere()
 		done <- answer{caps, err}
-	}()
+	})
 	a := <-done
 	return a.caps, a.err
 })

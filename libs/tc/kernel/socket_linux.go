@@ -98,15 +98,30 @@ func inNamespace(path string, f func() error) error {
 	}
 	defer func() { _ = unix.Close(ns) }()
 	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine, so none is left in the wrong namespace
+	onThread(func() {
 		if err := unix.Setns(ns, unix.CLONE_NEWNET); err != nil {
 			done <- fmt.Errorf("enter network namespace %s: %w", path, err)
 			return
 		}
 		done <- f()
-	}()
+	})
 	return <-done
+}
+
+// onThread runs f on a thread of its own, which ends with it, so that none is left in the wrong namespace.
+func onThread(f func()) {
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		runtime.LockOSThread() // and never unlocked, unless
+		if unix.Gettid() == unix.Getpid() {
+			onThread(f) // on another: this one is the process's first, which does not end before the process
+			runtime.UnlockOSThread()
+			return
+		}
+		f()
+	}()
+	<-ended
 }
 
 // write sends messages that change something, in batches, in order. The kernel goes on behind one that it refuses, so batches are no
