@@ -121,6 +121,7 @@ func Connect(cfg Config) (*Conn, error) {
 		nats.ReconnectJitter(reconnectJit, reconnectJit),
 		nats.IgnoreAuthErrorAbort(),
 		nats.Timeout(dialTimeout),
+		nats.SetCustomDialer(&dialer{timeout: dialTimeout}),
 		nats.PingInterval(pingEvery),
 		nats.MaxPingsOutstanding(pingsOut),
 		nats.ReconnectBufSize(reconnectBuffer),
@@ -139,7 +140,7 @@ func Connect(cfg Config) (*Conn, error) {
 		nats.ClosedHandler(func(*nats.Conn) { close(c.closed) }),
 	}
 	if cfg.Crowd {
-		opts = append(opts, nats.CustomReconnectDelay(crowdDelay), nats.Timeout(crowdTimeout), nats.PingInterval(crowdPing))
+		opts = append(opts, nats.CustomReconnectDelay(crowdDelay), nats.Timeout(crowdTimeout), nats.SetCustomDialer(&dialer{timeout: crowdTimeout}), nats.PingInterval(crowdPing))
 	}
 	if cfg.Brief {
 		opts = append(opts, nats.UseOldRequestStyle())

@@ -104,9 +104,11 @@ func serverOptions(cfg ServerConfig) (*server.Options, error) {
 		JetStreamMaxStore:  cfg.MaxStore,
 		SyncInterval:       syncEvery,
 		AuthTimeout:        letIn.Seconds(),
-		TrustedOperators:   []*jwt.OperatorClaims{trust.operator},
-		SystemAccount:      trust.systemID,
-		AccountResolver:    trust.resolver,
+		// The server's first ping would come two seconds after a client did, answered or not, and a client that waits for its first answer takes it for a refusal.
+		DisableShortFirstPing: true,
+		TrustedOperators:      []*jwt.OperatorClaims{trust.operator},
+		SystemAccount:         trust.systemID,
+		AccountResolver:       trust.resolver,
 	}
 	if cfg.Listen != "" {
 		host, port, err := net.SplitHostPort(cfg.Listen)
