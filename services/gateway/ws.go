@@ -100,7 +100,7 @@ func (s *socket) keepAlive(ctx context.Context) {
 		pctx, cancel := context.WithTimeout(ctx, pingInterval)
 		err := s.conn.Ping(pctx)
 		cancel()
-		if err != nil {
+		if err != nil && ctx.Err() == nil {
 			s.st.end(errClosed)
 			_ = s.conn.CloseNow()
 			return
@@ -335,7 +335,11 @@ func (s *socket) write(ctx context.Context, kind string, r reply) error {
 
 // send writes one frame, or ends the connection when the client does not take it in time.
 func (s *socket) send(ctx context.Context, msg []byte) error {
-	wctx, cancel := context.WithTimeout(ctx, s.g.cfg.WriteTimeout)
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	// Whoever ends ctx sends the reason; a frame that is on its way then would cut the connection off before.
+	wctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.g.cfg.WriteTimeout)
 	defer cancel()
 	err := s.conn.Write(wctx, websocket.MessageText, msg)
 	if err != nil && ctx.Err() == nil {
