@@ -43,17 +43,24 @@ func (c *Controller) shaped(set *tc.Set, s tc.Session, raw []byte, can tc.Capabi
 	s.ID = ""
 	plan, effective := set.Compile(s, can, now)
 	c.metrics.compiled.Inc()
-	text := plan.Bytes()
-	before, after, ok := bytes.Cut(text, []byte(sessionField+`""`)) // the second of a plan's fields, behind a number
-	if !ok {
-		return nil, fmt.Errorf("compile plan: %s has no session", text)
+	next, err := shapeOf(plan.Bytes())
+	if err != nil {
+		return nil, fmt.Errorf("compile plan: %w", err)
 	}
-	next := &shape{of: of, at: now, until: effective.Until, before: slices.Concat(before, []byte(sessionField)), after: after, hash: tc.HashPlan(text)}
+	next.of, next.at, next.until = of, now, effective.Until
 	c.last.Store(next)
 	return next, nil
 }
 
-const sessionField = `"session":`
+// shapeOf reads a plan's Bytes without a session.
+func shapeOf(text []byte) (*shape, error) {
+	const session = `"session":` // the second of a plan's fields, behind a number
+	before, after, ok := bytes.Cut(text, []byte(session+`""`))
+	if !ok {
+		return nil, fmt.Errorf("the plan %s is not without a session", text)
+	}
+	return &shape{before: slices.Concat(before, []byte(session)), after: after, hash: tc.HashPlan(text)}, nil
+}
 
 // text is the plan's Bytes for a session; empty: as many share it.
 func (s *shape) text(session string) []byte {
@@ -72,14 +79,4 @@ func (s *shape) is(text []byte, session string) bool {
 	}
 	name, ok := bytes.CutSuffix(rest, s.after)
 	return ok && len(name) == len(session)+2 && string(name[1:len(name)-1]) == session // an id needs no escape
-}
-
-// withSession is a plan that many share, for one session.
-func withSession(shared []byte, session string) []byte {
-	name, err := json.Marshal(session)
-	before, after, ok := bytes.Cut(shared, []byte(sessionField+`""`))
-	if err != nil || !ok {
-		return shared
-	}
-	return slices.Concat(before, []byte(sessionField), name, after)
 }

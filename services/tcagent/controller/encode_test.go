@@ -63,7 +63,11 @@ func TestShape(t *testing.T) {
 		if got, want := s.text(step.session), plan.Bytes(); !bytes.Equal(got, want) {
 			t.Errorf("session %q: %s\nwant %s", step.session, got, want)
 		}
-		if got, want := withSession(s.text(""), step.session), plan.Bytes(); !bytes.Equal(got, want) {
+		shared, err := shapeOf(s.text(""))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, want := shared.text(step.session), plan.Bytes(); !bytes.Equal(got, want) || shared.hash != s.hash {
 			t.Errorf("session %q, of what is shared: %s\nwant %s", step.session, got, want)
 		}
 		if !s.until.Equal(effective.Until) {

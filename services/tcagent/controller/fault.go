@@ -5,6 +5,7 @@ import (
 	"encoding"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"strings"
 	"time"
 
@@ -111,7 +112,11 @@ func (c *Controller) putFault(ctx context.Context, p api.Principal, f facts, ver
 		old.Fault = record
 		if own, ok := c.planned.Get(at); ok && old.Group != "" { // no longer: others have none
 			if e, shared := c.intended(own); shared {
-				old.Plan = withSession(e.State.Plan, f.ID)
+				s, err := shapeOf(e.State.Plan)
+				if err != nil {
+					return old, fmt.Errorf("read plan of %s: %w", f.ID, err)
+				}
+				old.Plan = s.text(f.ID)
 				old.Hash = tc.HashPlan(old.Plan)
 			}
 			old.Group = ""

@@ -48,7 +48,7 @@ func (c *Controller) compile(ctx context.Context) {
 			c.together(ctx, q, keys)
 			c.tidy(ctx)
 		case len(keys) > 0:
-			each(ctx, keys, planWriters, func(key bus.Key) { c.planOr(ctx, q, key, nil) })
+			each(ctx, keys, func(key bus.Key) { c.planOr(ctx, q, key, nil) })
 		default:
 			select {
 			case <-q.wake:

@@ -5,6 +5,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"agentyard.dev/libs/bus"
 )
 
@@ -63,20 +65,15 @@ func (q *queue) take(now time.Time) []bus.Key {
 	return keys
 }
 
-// each calls f for every key, some at a time, and returns when all have been, or ctx has ended.
-func each(ctx context.Context, keys []bus.Key, atOnce int, f func(bus.Key)) {
-	var wg sync.WaitGroup
-	defer wg.Wait()
-	free := make(chan struct{}, atOnce)
-	for _, key := range keys {
-		select {
-		case free <- struct{}{}:
-		case <-ctx.Done():
-			return
+// each calls f for everything in list, planWriters at a time, and returns when all have been, or ctx has ended.
+func each[T any](ctx context.Context, list []T, f func(T)) {
+	var g errgroup.Group
+	g.SetLimit(planWriters)
+	for _, one := range list {
+		if ctx.Err() != nil {
+			break
 		}
-		wg.Go(func() {
-			defer func() { <-free }()
-			f(key)
-		})
+		g.Go(func() error { f(one); return nil })
 	}
+	_ = g.Wait() // f says itself what failed
 }

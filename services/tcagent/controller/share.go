@@ -9,6 +9,7 @@ import (
 
 	"agentyard.dev/libs/api"
 	"agentyard.dev/libs/bus"
+	"agentyard.dev/libs/tc"
 )
 
 // Plans that are the same but for their session are written once where they change at one time. A session's entry in PLANS may name a group
@@ -39,8 +40,10 @@ func (c *Controller) holds(own bus.Entry[api.TrafficPlanRecord], s *shape) bool 
 	return s.is(e.State.Plan, own.Key.ID)
 }
 
-// batch is many sessions whose plans are to be compiled.
+// batch is many sessions whose plans are to be compiled, by the policies of one moment: those that change meanwhile bring their sessions back.
 type batch struct {
+	now     time.Time
+	sets    map[string]*tc.Set  // by tenant
 	members map[string][]member // by group; empty: of none
 	apart   []bus.Key           // sessions of which no group can be told
 	seen    map[bus.Key]bool
@@ -53,21 +56,55 @@ type member struct {
 	shape *shape
 }
 
-// together has the ledger hold the plans of many sessions. Those that it returns are to be planned one by one.
+// together has the ledger hold the plans of many sessions.
 func (c *Controller) together(ctx context.Context, q *queue, keys []bus.Key) {
-	now := c.deps.Now()
-	b := &batch{members: map[string][]member{}, seen: make(map[bus.Key]bool, len(keys))}
+	b := &batch{now: c.deps.Now(), sets: map[string]*tc.Set{}, members: map[string][]member{}, seen: make(map[bus.Key]bool, len(keys))}
 	for _, key := range keys {
-		c.gather(q, b, key, now)
+		c.gather(q, b, key)
 	}
 	for group := range b.members {
 		if group != "" {
-			c.members(group, func(key bus.Key) { c.gather(q, b, key, now) })
+			c.members(group, func(key bus.Key) { c.gather(q, b, key) })
 		}
 	}
-	stay := map[string]*shape{} // what each group shall have
-	into := map[string]string{} // where those go that shall have a shape, by its hash
-	most := map[string]int{}
+	stay, moves := b.arrange(c.holds)
+	to := make(map[bus.Key]string, len(moves))
+	for _, m := range moves {
+		to[m.key] = m.to
+	}
+	var mu sync.Mutex
+	failed := map[string]bool{}
+	each(ctx, moves, func(m move) {
+		if !c.planOr(ctx, q, m.key, &m.to) {
+			mu.Lock()
+			failed[m.from] = true
+			mu.Unlock()
+		}
+	})
+	for group, s := range stay {
+		if ctx.Err() != nil {
+			return
+		}
+		if err := c.settle(ctx, group, s, b.members[group], to, failed[group]); err != nil {
+			c.failed(ctx, err, "group", group)
+			for _, m := range b.members[group] {
+				q.addAt(m.key, b.now.Add(retryAfter))
+			}
+		}
+	}
+}
+
+// move is a session whose own entry is to be written, as one of the group to; empty: of none.
+type move struct {
+	key      bus.Key
+	from, to string
+}
+
+// arrange says what each group shall have, which is what most of its sessions shall, and who is to be written for that: who shall have something else goes to the largest group
+// that shall have it, to a new one with enough others, or has a plan of its own.
+func (b *batch) arrange(holds func(bus.Entry[api.TrafficPlanRecord], *shape) bool) (stay map[string]*shape, moves []move) {
+	stay = map[string]*shape{}
+	into, most := map[string]string{}, map[string]int{} // by a shape's hash: the largest group that shall have it, and how many of it shall
 	for group, list := range b.members {
 		if group == "" {
 			continue
@@ -85,56 +122,36 @@ func (c *Controller) together(ctx context.Context, q *queue, keys []bus.Key) {
 			most[first.hash], into[first.hash] = n, group
 		}
 	}
-	var move []bus.Key
-	to, from, alone := map[bus.Key]string{}, map[bus.Key]string{}, map[string][]bus.Key{}
+	alone := map[string][]move{} // by what they shall have
 	for group, list := range b.members {
 		for _, m := range list {
-			switch s := stay[group]; {
-			case s != nil && s.hash == m.shape.hash, group == "" && m.own.Rev != 0 && c.holds(m.own, m.shape):
+			if s := stay[group]; s != nil && s.hash == m.shape.hash || group == "" && m.own.Rev != 0 && holds(m.own, m.shape) {
 				continue
 			}
-			move, from[m.key] = append(move, m.key), group
-			if g, ok := into[m.shape.hash]; ok {
-				to[m.key] = g
+			if to, ok := into[m.shape.hash]; ok {
+				moves = append(moves, move{m.key, group, to})
 			} else {
-				alone[m.shape.hash] = append(alone[m.shape.hash], m.key)
+				alone[m.shape.hash] = append(alone[m.shape.hash], move{key: m.key, from: group})
 			}
 		}
 	}
 	for _, list := range alone {
 		if len(list) >= shareLeast {
 			group := strings.ToLower(rand.Text())
-			for _, key := range list {
-				to[key] = group
+			for i := range list {
+				list[i].to = group
 			}
 		}
+		moves = append(moves, list...)
 	}
-	move = append(move, b.apart...)
-	var mu sync.Mutex
-	failed := map[string]bool{}
-	each(ctx, move, planWriters, func(key bus.Key) {
-		group := to[key]
-		if !c.planOr(ctx, q, key, &group) {
-			mu.Lock()
-			failed[from[key]] = true
-			mu.Unlock()
-		}
-	})
-	for group, list := range b.members {
-		if group == "" || ctx.Err() != nil {
-			continue
-		}
-		if err := c.settle(ctx, group, stay[group], list, to, failed[group]); err != nil {
-			c.failed(ctx, err, "group", group)
-			for _, m := range list {
-				q.addAt(m.key, now.Add(retryAfter))
-			}
-		}
+	for _, key := range b.apart {
+		moves = append(moves, move{key: key})
 	}
+	return stay, moves
 }
 
 // gather compiles the plan of a session that a group may hold.
-func (c *Controller) gather(q *queue, b *batch, key bus.Key, now time.Time) {
+func (c *Controller) gather(q *queue, b *batch, key bus.Key) {
 	if b.seen[key] {
 		return
 	}
@@ -149,7 +166,7 @@ func (c *Controller) gather(q *queue, b *batch, key bus.Key, now time.Time) {
 		ok = known && there == 1 && m.own.Epoch != 0 && m.own.State.Address == e.State.address() && m.own.State.Fault == nil || there == 0
 	}
 	if ok {
-		if m.shape, ok = c.wanted(e.State, key.Tenant, now); ok {
+		if m.shape, ok = c.wanted(b, e.State, key.Tenant); ok {
 			q.addAt(key, m.shape.until)
 		}
 	}
@@ -161,7 +178,7 @@ func (c *Controller) gather(q *queue, b *batch, key bus.Key, now time.Time) {
 }
 
 // wanted is the plan of a session of an agent that follows groups.
-func (c *Controller) wanted(f facts, tenant string, now time.Time) (*shape, bool) {
+func (c *Controller) wanted(b *batch, f facts, tenant string) (*shape, bool) {
 	node, ok := c.nodes.Get(nodeKey(f.Node))
 	if !ok || !node.State.Shares {
 		return nil, false
@@ -170,11 +187,15 @@ func (c *Controller) wanted(f facts, tenant string, now time.Time) (*shape, bool
 	if !ok {
 		return nil, false
 	}
-	set, err := c.world.set(tenant)
-	if err != nil {
-		return nil, false
+	set := b.sets[tenant]
+	if set == nil {
+		var err error
+		if set, err = c.world.set(tenant); err != nil {
+			return nil, false
+		}
+		b.sets[tenant] = set
 	}
-	s, err := c.shaped(set, f.session(), node.State.Capabilities, can, now)
+	s, err := c.shaped(set, f.session(), node.State.Capabilities, can, b.now)
 	return s, err == nil
 }
 
