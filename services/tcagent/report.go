@@ -39,14 +39,9 @@ func (s *Service) tell() {
 // tellLater says that there is something to announce, and to report later. It needs the mutex.
 func (s *Service) tellLater(id string) {
 	s.untold[id] = struct{}{}
-	if !s.behind {
-		s.behind = true
-		time.AfterFunc(reportLate+rand.N(reportLateMost-reportLate), func() { //nolint:gosec // jitter
-			s.mu.Lock()
-			s.behind = false
-			s.mu.Unlock()
-			s.tell()
-		})
+	select {
+	case s.late <- struct{}{}:
+	default:
 	}
 }
 
@@ -94,12 +89,30 @@ func (s *Service) report(ctx context.Context) error {
 			continue
 		}
 		retry = reportRetry
+		if !s.awaitNews(ctx, began, beat.C) {
+			return nil
+		}
+	}
+}
+
+// awaitNews waits until there is something to report since a report began, and reports false when ctx has ended.
+func (s *Service) awaitNews(ctx context.Context, began time.Time, beat <-chan time.Time) bool {
+	var later <-chan time.Time
+	for {
 		select {
 		case <-s.news:
 			wait(ctx, time.Until(began.Add(gather)))
-		case <-beat.C:
+			return true
+		case <-s.late:
+			if later == nil {
+				later = time.After(reportLate + rand.N(reportLateMost-reportLate)) //nolint:gosec // jitter
+			}
+		case <-later:
+			return true
+		case <-beat:
+			return true
 		case <-ctx.Done():
-			return nil
+			return false
 		}
 	}
 }

@@ -78,7 +78,6 @@ type Service struct {
 	sessions map[string]*session
 	shared   map[string]*shared   // plans that sessions share, by their ids
 	untold   map[string]struct{}  // sessions with news that NODES says later
-	behind   bool                 // that it does is arranged
 	complete bool                 // the ledger was read to its head since the agent started
 	told     bool                 // the bus has told of some plan since the agent started
 	epoch    int64                // the newest that it told of (position)
@@ -86,7 +85,8 @@ type Service struct {
 	faults   map[string]time.Time // when those of sessions end
 	gone     map[int]bool         // interfaces, by index, that the finder has not heard of yet
 	wake     chan struct{}        // there are some
-	news     chan struct{}        // there is something to report
+	news     chan struct{}        // there is something to report,
+	late     chan struct{}        // and later
 }
 
 // New returns the service; Run starts it.
@@ -97,7 +97,7 @@ func New(cfg Config, deps Deps) *Service {
 	cfg = cfg.withDefaults()
 	return &Service{
 		cfg: cfg, deps: deps, log: deps.Logger, token: api.TrafficNodeToken(cfg.Node), metrics: newMetrics(deps.Metrics), store: store{dir: cfg.Data},
-		sessions: map[string]*session{}, shared: map[string]*shared{}, untold: map[string]struct{}{}, faults: map[string]time.Time{}, dirty: map[string]struct{}{}, wake: make(chan struct{}, 1), news: make(chan struct{}, 1),
+		sessions: map[string]*session{}, shared: map[string]*shared{}, untold: map[string]struct{}{}, faults: map[string]time.Time{}, dirty: map[string]struct{}{}, wake: make(chan struct{}, 1), news: make(chan struct{}, 1), late: make(chan struct{}, 1),
 	}
 }
 
