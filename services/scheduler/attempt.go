@@ -67,7 +67,7 @@ func (a *attempt) poke() {
 // sessionOf returns the session of an assignment and the message that carries the task there.
 func sessionOf(rec api.TaskRecord, key bus.Key) (session, message string) {
 	name := sessionKeyOf(rec, key)
-	if r := rec.SessionRequest; r != nil && r.Reuse != "" {
+	if r := rec.SessionRequest; r.Reuses() {
 		return r.Reuse, api.DeriveID(api.KindMessage, key.Tenant, r.Reuse, rec.Owner, name)
 	}
 	session = api.DeriveID(api.KindSession, key.Tenant, rec.Owner, name)
@@ -241,7 +241,7 @@ func (a *attempt) ask(ctx context.Context) error {
 	}
 	policy, shares := a.s.shares(&a.task)
 	if shares && !a.decided {
-		if err := a.choose(ctx, policy); err != nil {
+		if err := a.choose(ctx); err != nil {
 			return err
 		}
 	}
@@ -410,7 +410,7 @@ func (a *attempt) readRest(ctx context.Context) {
 // see takes an event of the session into account, nil for the head of its log, and writes when the task's state changes with it. What was before
 // the head another may have written: the state is not taken back to it.
 func (a *attempt) see(ctx context.Context, ev *api.Event) {
-	news := false
+	var news bool
 	if ev == nil {
 		a.current, news = true, a.turn.began
 	} else {

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
-	"sync"
 
 	"agentyard.dev/libs/api"
 	"agentyard.dev/libs/bus"
@@ -48,53 +47,13 @@ func parseHold(text string) (hold, bool) {
 	return h, h.String() == text
 }
 
-// holds keeps what the labels of live sessions say, so that each is read once and not at every look at the session.
-type holds struct {
-	mu sync.Mutex
-	by map[bus.Key]heldAs
-}
-
-// heldAs is what was read of a session's label.
-type heldAs struct {
-	label string
-	hold  hold
-	ok    bool
-}
-
-func newHolds() *holds { return &holds{by: map[bus.Key]heldAs{}} }
-
-// of is holdOf.
-func (h *holds) of(e bus.Entry[api.SessionRecord]) (hold, bool) {
-	label := e.State.Labels[labelReuse]
-	if label == "" {
-		return hold{}, false
-	}
-	h.mu.Lock()
-	as, known := h.by[e.Key]
-	h.mu.Unlock()
-	if known && as.label == label {
-		return as.hold, as.ok
-	}
-	return holdOf(e)
-}
-
-// note is of for the view of SESSIONS, which sees every change of a session in order: what it notes here it forgets with the session's end.
-func (h *holds) note(e bus.Entry[api.SessionRecord]) (hold, bool) {
-	got, ok := h.of(e)
-	live := !e.State.State.Final() && e.State.State != api.StateStopping
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if label := e.State.Labels[labelReuse]; label != "" && live {
-		h.by[e.Key] = heldAs{label, got, ok}
-	} else {
-		delete(h.by, e.Key)
-	}
-	return got, ok && live
-}
-
 // holdOf reads a session's hold. The label alone proves nothing, as with superfluous: the session's id does.
 func holdOf(e bus.Entry[api.SessionRecord]) (hold, bool) {
-	h, ok := parseHold(e.State.Labels[labelReuse])
+	label := e.State.Labels[labelReuse]
+	if label == "" { // as of nearly every session
+		return hold{}, false
+	}
+	h, ok := parseHold(label)
 	if !ok {
 		return h, false
 	}
@@ -103,11 +62,14 @@ func holdOf(e bus.Entry[api.SessionRecord]) (hold, bool) {
 	return h, id == e.Key.ID
 }
 
-// indexes lists the sessions that tasks use one after another, and no others.
-func (h *holds) indexes() map[string]func(bus.Entry[api.SessionRecord]) []string {
+// sessionIndexes lists the sessions that tasks use one after another, and no others.
+func sessionIndexes() map[string]func(bus.Entry[api.SessionRecord]) []string {
 	by := func(value func(bus.Entry[api.SessionRecord], hold) string) func(bus.Entry[api.SessionRecord]) []string {
 		return func(e bus.Entry[api.SessionRecord]) []string {
-			held, ok := h.note(e)
+			if e.State.State.Final() || e.State.State == api.StateStopping {
+				return nil
+			}
+			held, ok := holdOf(e)
 			if !ok {
 				return nil
 			}

@@ -73,7 +73,7 @@ func checkReuse(bad *api.Problems, at string, r *api.SessionReuse) {
 
 // shares returns the policy of a task that may have another's session.
 func (s *Service) shares(rec *api.TaskRecord) (api.SessionReuse, bool) {
-	if r := rec.SessionRequest; r != nil && (r.Reuse != "" || r.Keep || r.Own) {
+	if r := rec.SessionRequest; r.Reuses() || r.Keeps() || r != nil && r.Own {
 		return api.SessionReuse{}, false
 	}
 	return s.reuse(rec.Queue)
@@ -159,7 +159,7 @@ type held struct {
 
 // look returns what a session is at; ok is false when it is not one that tasks use one after another.
 func (s *Service) look(e bus.Entry[api.SessionRecord]) (now held, ok bool) {
-	h, ok := s.holds.of(e)
+	h, ok := holdOf(e)
 	if !ok {
 		return held{}, false
 	}
@@ -186,7 +186,7 @@ func (s *Service) waitingSessions(index, value string, most int) []held {
 
 // choose decides in which session the assignment runs: one that waits for it, or one of its own. Every assignment is decided once, by its second write, so two
 // processes that drive it never drive it in two sessions.
-func (a *attempt) choose(ctx context.Context, policy api.SessionReuse) error {
+func (a *attempt) choose(ctx context.Context) error {
 	own, _ := sessionOf(a.task, a.key)
 	pool := poolValue(a.key.Tenant, a.task.Owner, poolOf(&a.task))
 	for range claimTries {

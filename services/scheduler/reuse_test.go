@@ -1,6 +1,7 @@
 package scheduler
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -25,8 +26,8 @@ func FuzzHold(f *testing.F) {
 	})
 }
 
-// TestHolds: what a session's label says is read anew when it changes, and forgotten with the session; a label that another wrote is none.
-func TestHolds(t *testing.T) {
+// TestHeldSessions: a session is listed as its label says while it lives; a label that another wrote is none.
+func TestHeldSessions(t *testing.T) {
 	rec := api.TaskRecord{Task: api.Task{Owner: "u1"}, Assigned: 2}
 	id, _ := sessionOf(rec, keyIn("acme", "t1"))
 	session := func(id, label string, state api.State) bus.Entry[api.SessionRecord] {
@@ -34,30 +35,33 @@ func TestHolds(t *testing.T) {
 			ID: id, Owner: "u1", State: state, Labels: map[string]string{labelReuse: label},
 		}}}}
 	}
-	h := newHolds()
 	first, second := hold{"q", "p", "t1", 2, 2, 1}, hold{"q", "p", "t1", 2, 5, 2}
 	for _, tt := range []struct {
-		name string
-		e    bus.Entry[api.SessionRecord]
-		want hold
-		ok   bool
-		kept int
+		name       string
+		e          bus.Entry[api.SessionRecord]
+		want       hold
+		ok, listed bool
 	}{
-		{"made", session(id, first.String(), api.StatePending), first, true, 1},
-		{"claimed", session(id, second.String(), api.StateRunning), second, true, 1},
-		{"another's label", session("sother", first.String(), api.StateRunning), first, false, 2},
-		{"no label", session("splain", "", api.StateRunning), hold{}, false, 2},
-		{"that one has ended", session("sother", first.String(), api.StateTerminated), first, false, 1},
-		{"its label was taken away", session(id, "", api.StateRunning), hold{}, false, 0},
-		{"claimed again", session(id, second.String(), api.StateRunning), second, true, 1},
-		{"ends", session(id, second.String(), api.StateStopping), second, false, 0},
+		{"made", session(id, first.String(), api.StatePending), first, true, true},
+		{"claimed", session(id, second.String(), api.StateRunning), second, true, true},
+		{"another's label", session("sother", first.String(), api.StateRunning), hold{}, false, false},
+		{"no label", session("splain", "", api.StateRunning), hold{}, false, false},
+		{"its label was taken away", session(id, "", api.StateRunning), hold{}, false, false},
+		{"ends", session(id, second.String(), api.StateStopping), second, true, false},
+		{"has ended", session(id, second.String(), api.StateTerminated), second, true, false},
 	} {
-		if got, ok := h.note(tt.e); ok != tt.ok || ok && got != tt.want || len(h.by) != tt.kept {
-			t.Errorf("%s: %+v %t, %d kept", tt.name, got, ok, len(h.by))
+		if got, ok := holdOf(tt.e); ok != tt.ok || ok && got != tt.want {
+			t.Errorf("%s: %+v %t", tt.name, got, ok)
 		}
-	}
-	if got, ok := h.of(session(id, first.String(), api.StateRunning)); !ok || got != first || len(h.by) != 0 {
-		t.Errorf("what is not noted: %+v %t, %d kept", got, ok, len(h.by))
+		for name, value := range map[string]string{indexPool: "acme/u1/p", indexQueue: "q", indexHeld: "acme"} {
+			var want []string
+			if tt.listed {
+				want = []string{value}
+			}
+			if got := sessionIndexes()[name](tt.e); !slices.Equal(got, want) {
+				t.Errorf("%s: listed by %s under %q, not %q", tt.name, name, got, want)
+			}
+		}
 	}
 }
 

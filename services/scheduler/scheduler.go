@@ -68,7 +68,6 @@ type Service struct {
 	shards   []*shard
 	children *children
 	watched  *watched
-	holds    *holds
 	metrics  *metrics
 	// What makes tasks at planned times, and what tells others of them.
 	schedules *schedule.Service
@@ -97,7 +96,7 @@ func New(cfg Config, deps Deps) *Service {
 	}
 	s := &Service{
 		cfg: cfg.withDefaults(), deps: deps, log: deps.Logger, now: deps.Now, id: api.NewID('r'),
-		children: newChildren(), watched: newWatched(), holds: newHolds(), metrics: newMetrics(deps.Metrics), ready: make(chan struct{}),
+		children: newChildren(), watched: newWatched(), metrics: newMetrics(deps.Metrics), ready: make(chan struct{}),
 	}
 	for i := range s.cfg.Shards {
 		s.shards = append(s.shards, newShard(s, i))
@@ -188,7 +187,7 @@ func (s *Service) open(ctx context.Context) (err error) {
 		Indexes:  map[string]func(bus.Entry[api.Queue]) []string{indexTenant: func(e bus.Entry[api.Queue]) []string { return []string{e.Key.Tenant} }},
 		OnChange: s.queueChanged,
 	})
-	s.sessions = bus.ReadLedger[api.SessionRecord](conn, "sessions").View(bus.ViewConfig[api.SessionRecord]{Indexes: s.holds.indexes(), OnChange: s.sessionChanged})
+	s.sessions = bus.ReadLedger[api.SessionRecord](conn, "sessions").View(bus.ViewConfig[api.SessionRecord]{Indexes: sessionIndexes(), OnChange: s.sessionChanged})
 	s.view = s.tasks.View(bus.ViewConfig[api.TaskRecord]{Indexes: indexes(), OnChange: s.taskChanged})
 	return s.openSchedules(ctx)
 }
