@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"agentyard.dev/libs/tc"
+	"agentyard.dev/libs/thread"
 )
 
 // Probe finds out what this node's kernel can do, by doing each once in a network namespace of its own, which is gone afterwards: a
@@ -21,22 +22,16 @@ import (
 // ErrUnsupported when the process may not even try.
 func Probe() (tc.Capabilities, error) { return probed() }
 
-var probed = sync.OnceValues(func() (tc.Capabilities, error) {
-	type answer struct {
-		caps tc.Capabilities
-		err  error
-	}
-	done := make(chan answer, 1)
-	onThread(func() { // with which the namespace ends
+var probed = sync.OnceValues(func() (caps tc.Capabilities, err error) {
+	err = thread.Own(func() error { // with which the namespace ends
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-			done <- answer{err: fmt.Errorf("make a network namespace (needs CAP_SYS_ADMIN and CAP_NET_ADMIN): %w: %w", ErrUnsupported, err)}
-			return
+			return fmt.Errorf("make a network namespace (needs CAP_SYS_ADMIN and CAP_NET_ADMIN): %w: %w", ErrUnsupported, err)
 		}
-		caps, err := probeHere()
-		done <- answer{caps, err}
+		var err error
+		caps, err = probeHere()
+		return err
 	})
-	a := <-done
-	return a.caps, a.err
+	return caps, err
 })
 
 // loopback is there in every network namespace, and takes queueing disciplines as any device does.

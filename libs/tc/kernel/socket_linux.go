@@ -4,13 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"runtime"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"agentyard.dev/libs/thread"
 )
 
 // socket is an rtnetlink socket of one network namespace. One exchange at a time.
@@ -97,31 +98,12 @@ func inNamespace(path string, f func() error) error {
 		return fmt.Errorf("open network namespace %s: %w", path, err)
 	}
 	defer func() { _ = unix.Close(ns) }()
-	done := make(chan error, 1)
-	onThread(func() {
+	return thread.Own(func() error {
 		if err := unix.Setns(ns, unix.CLONE_NEWNET); err != nil {
-			done <- fmt.Errorf("enter network namespace %s: %w", path, err)
-			return
+			return fmt.Errorf("enter network namespace %s: %w", path, err)
 		}
-		done <- f()
+		return f()
 	})
-	return <-done
-}
-
-// onThread runs f on a thread of its own, which ends with it, so that none is left in the wrong namespace.
-func onThread(f func()) {
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		runtime.LockOSThread() // and never unlocked, unless
-		if unix.Gettid() == unix.Getpid() {
-			onThread(f) // on another: this one is the process's first, which does not end before the process
-			runtime.UnlockOSThread()
-			return
-		}
-		f()
-	}()
-	<-ended
 }
 
 // write sends messages that change something, in batches, in order. The kernel goes on behind one that it refuses, so batches are no

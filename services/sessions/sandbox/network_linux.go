@@ -10,13 +10,13 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
-	"runtime"
 	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"agentyard.dev/libs/api"
+	"agentyard.dev/libs/thread"
 	"agentyard.dev/services/sessions/launch"
 )
 
@@ -55,7 +55,7 @@ func MakeNetwork(spec launch.Network) (*Network, error) {
 		return nil, fmt.Errorf("make network: %w", err)
 	}
 	n := &Network{held: spec.Hold > 0}
-	if err := onThread(func() error {
+	if err := thread.Own(func() error {
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 			return fmt.Errorf("unshare: %w", err)
 		}
@@ -124,25 +124,9 @@ func ip(lines string) error {
 	return nil
 }
 
-// onThread runs f on a thread of its own, which ends with it: what f changes of its thread concerns nobody else.
-func onThread(f func() error) error {
-	ended := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // and never unlocked, unless
-		if unix.Gettid() == os.Getpid() {
-			// it is the process's first thread, which does not end before the process: it would keep the namespace. While it is held here, f gets another.
-			ended <- onThread(f)
-			runtime.UnlockOSThread()
-			return
-		}
-		ended <- f()
-	}()
-	return <-ended
-}
-
 // Do runs f in the namespace. Sockets that it makes stay there, and so does a process that it starts; goroutines do not.
 func (n *Network) Do(f func() error) error {
-	return onThread(func() error {
+	return thread.Own(func() error {
 		if err := unix.Setns(int(n.file.Fd()), unix.CLONE_NEWNET); err != nil {
 			return fmt.Errorf("enter network: %w", err)
 		}

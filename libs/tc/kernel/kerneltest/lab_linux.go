@@ -6,7 +6,6 @@ import (
 	"net"
 	"os"
 	"os/exec"
-	"runtime"
 	"testing"
 
 	"github.com/vishvananda/netlink"
@@ -14,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"agentyard.dev/libs/tc/kernel"
+	"agentyard.dev/libs/thread"
 )
 
 // Namespace is a network namespace of a test.
@@ -29,16 +29,12 @@ func (n *Namespace) Path() string { return fmt.Sprintf("/proc/%d/fd/%d", os.Getp
 func (n *Namespace) Do(f func() error) error { return do(n.handle, f) }
 
 func do(handle netns.NsHandle, f func() error) error {
-	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
+	return thread.Own(func() error {
 		if err := netns.Set(handle); err != nil {
-			done <- err
-			return
+			return err
 		}
-		done <- f()
-	}()
-	return <-done
+		return f()
+	})
 }
 
 // NewNamespace makes an empty namespace with its loopback up; it ends with the test.
@@ -54,21 +50,14 @@ func NewNamespace(t testing.TB) *Namespace {
 
 // MakeNamespace is NewNamespace without a test. Close ends it.
 func MakeNamespace() (*Namespace, error) {
-	type made struct {
-		handle netns.NsHandle
-		err    error
+	var handle netns.NsHandle
+	if err := thread.Own(func() (err error) {
+		handle, err = netns.New()
+		return err
+	}); err != nil {
+		return nil, fmt.Errorf("make a network namespace (needs root): %w", err)
 	}
-	done := make(chan made, 1)
-	go func() {
-		runtime.LockOSThread()
-		handle, err := netns.New()
-		done <- made{handle, err}
-	}()
-	m := <-done
-	if m.err != nil {
-		return nil, fmt.Errorf("make a network namespace (needs root): %w", m.err)
-	}
-	n := &Namespace{handle: m.handle}
+	n := &Namespace{handle: handle}
 	var err error
 	// Only this family: a handle of all needs XFRM and netfilter in the kernel.
 	if n.links, err = netlink.NewHandleAt(n.handle, unix.NETLINK_ROUTE); err != nil {
