@@ -219,21 +219,24 @@ func (p *part[T]) readPart(ctx context.Context) error {
 			return err
 		}
 	}
+	return p.pages(ctx, func(each func(stored) error) (more bool, err error) {
+		return p.l.c.getNewest(ctx, p.l.stream, subject, p.pos+1, partPage, each)
+	}, func(m stored) error {
+		if key, ok := p.l.keyOf(m.subject); ok {
+			if err := p.tell(key, m); err != nil {
+				return err
+			}
+		}
+		p.pos = m.seq
+		return nil
+	})
+}
+
+// pages asks for page after page until there are no more, and waits while the bus is away. It ends with an error of each, which gets what was read.
+func (p *part[T]) pages(ctx context.Context, page func(each func(stored) error) (more bool, err error), each func(stored) error) error {
 	for n := 1; ; {
 		var stop error
-		more, err := p.l.c.getNewest(ctx, p.l.stream, subject, p.pos+1, partPage, func(m stored) error {
-			key, ok := p.l.keyOf(m.subject)
-			if ok {
-				e, err := p.l.decode(key, m)
-				if err != nil { // a newer release's: the others are to be followed all the same
-					p.l.c.log.Error("a change cannot be read", "err", err)
-				} else if stop = p.f(e); stop != nil {
-					return stop
-				}
-			}
-			p.pos = m.seq
-			return nil
-		})
+		more, err := page(func(m stored) error { stop = each(m); return stop })
 		switch {
 		case ctx.Err() != nil:
 			return ctx.Err()
@@ -254,6 +257,16 @@ func (p *part[T]) readPart(ctx context.Context) error {
 	}
 }
 
+// tell calls f for a change. One that cannot be read is a newer release's: the others are to be followed all the same.
+func (p *part[T]) tell(key Key, m stored) error {
+	e, err := p.l.decode(key, m)
+	if err != nil {
+		p.l.c.log.Error("a change cannot be read", "err", err)
+		return nil
+	}
+	return p.f(e)
+}
+
 // othersAsked is how many entities of other parts are asked for at a time.
 const othersAsked = 100
 
@@ -267,37 +280,22 @@ func (p *part[T]) readOthers(ctx context.Context) error {
 			req.NewestFor = append(req.NewestFor, p.l.prefix+key.Tenant+"."+key.ID)
 			from = min(from, p.others[key].pos+1)
 		}
-		for n := 1; ; n++ {
-			var stop error
-			_, err := p.l.c.getPage(ctx, p.l.stream, req, from, func(m stored) error {
-				key, ok := p.l.keyOf(m.subject)
-				o := p.others[key]
-				if !ok || o == nil || m.seq <= o.pos {
-					return nil
-				}
-				e, err := p.l.decode(key, m)
-				if err != nil { // a newer release's
-					p.l.c.log.Error("a change cannot be read", "err", err)
-				} else if stop = p.f(e); stop != nil {
-					return stop
-				}
-				o.pos = m.seq
+		if err := p.pages(ctx, func(each func(stored) error) (more bool, err error) {
+			_, err = p.l.c.getPage(ctx, p.l.stream, req, from, each) // of each the newest, so there are no more than were asked for
+			return false, err
+		}, func(m stored) error {
+			key, ok := p.l.keyOf(m.subject)
+			o := p.others[key]
+			if !ok || o == nil || m.seq <= o.pos {
 				return nil
-			})
-			switch {
-			case ctx.Err() != nil:
-				return ctx.Err()
-			case stop != nil:
-				return stop
-			case err != nil && api.CodeOf(err) != api.CodeUnavailable:
-				return fmt.Errorf("follow %s beside %s: %w", p.l.cfg.Noun, p.tenant, err)
 			}
-			if err == nil {
-				break
-			}
-			if err := p.pause(ctx, n); err != nil { // the bus is away
+			if err := p.tell(key, m); err != nil {
 				return err
 			}
+			o.pos = m.seq
+			return nil
+		}); err != nil {
+			return err
 		}
 	}
 	return nil
