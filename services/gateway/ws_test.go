@@ -216,6 +216,28 @@ func TestWebSocket(t *testing.T) {
 			t.Errorf("the key still opens: %d", resp.StatusCode)
 		}
 	})
+	t.Run("ends with its key, and says so, while frames are on their way", func(t *testing.T) {
+		c := y.session(g, "alice-key", "")
+		big := strings.Repeat("x", 64<<10)
+		for range 400 { // 25 MiB: more than the sockets' buffers take
+			_, _, err := y.log.AppendUser(timeout(t), "acme", c, "", api.Event{Type: api.EventUserMessage, At: time.Now(), Content: big})
+			must(t, err)
+		}
+		y.key("brief-key", api.Principal{ID: id("u", "brief"), Tenant: "acme", Roles: []api.Role{api.RoleAdmin}, Key: id("k", "brief")})
+		w := openWS(t, g, "brief-key")
+		w.send(`{"op":"subscribe","session":%q}`, c)
+		w.next()
+		w.next() // the first of them
+		y.revoke("key", "acme", id("k", "brief"))
+		for {
+			if _, _, err := w.conn.Read(w.ctx); err != nil {
+				if websocket.CloseStatus(err) != websocket.StatusPolicyViolation {
+					t.Errorf("the socket ended with %v", err)
+				}
+				break
+			}
+		}
+	})
 }
 
 // TestManySubscriptions: one socket follows very many sessions at a bounded cost, and nobody else is slowed.
