@@ -8,11 +8,11 @@ import (
 	"net/http/cgi"
 	"net/http/httptest"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strings"
 	"sync/atomic"
 	"testing"
+
+	"agentyard.dev/services/sessions/runner/repo/repotest"
 )
 
 // origin is a bare repository with a README on its branch main, which "git http-backend" serves on loopback.
@@ -30,15 +30,15 @@ func newOrigin(t *testing.T, user, token string) *origin {
 	root := t.TempDir()
 	o := &origin{dir: filepath.Join(root, "repo.git")}
 	work := filepath.Join(root, "work")
-	git(t, root, "init", "-q", "-b", "main", work)
+	repotest.Git(t, root, "init", "-q", "-b", "main", work)
 	if err := os.WriteFile(filepath.Join(work, "README.md"), []byte("# the yard\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	git(t, work, "add", "README.md")
-	git(t, work, "commit", "-q", "-m", "first")
-	git(t, root, "clone", "-q", "--bare", work, o.dir)
-	o.Head = git(t, o.dir, "rev-parse", "main")
-	program := filepath.Join(git(t, root, "--exec-path"), "git-http-backend")
+	repotest.Git(t, work, "add", "README.md")
+	repotest.Git(t, work, "commit", "-q", "-m", "first")
+	repotest.Git(t, root, "clone", "-q", "--bare", work, o.dir)
+	o.Head = repotest.Git(t, o.dir, "rev-parse", "main")
+	program := filepath.Join(repotest.Git(t, root, "--exec-path"), "git-http-backend")
 	backend := func(user string) http.Handler {
 		env := []string{"GIT_PROJECT_ROOT=" + root, "GIT_HTTP_EXPORT_ALL=1", "GIT_CONFIG_COUNT=1", "GIT_CONFIG_KEY_0=safe.directory", "GIT_CONFIG_VALUE_0=*"}
 		if user != "" {
@@ -73,22 +73,8 @@ func newOrigin(t *testing.T, user, token string) *origin {
 	return o
 }
 
-// git runs git in dir and returns what it printed.
-func git(t *testing.T, dir string, args ...string) string {
-	t.Helper()
-	cmd := exec.CommandContext(t.Context(), "git", args...)
-	cmd.Dir = dir
-	cmd.Env = append(os.Environ(), "GIT_CONFIG_GLOBAL=/dev/null", "GIT_CONFIG_NOSYSTEM=1",
-		"GIT_AUTHOR_NAME=a", "GIT_AUTHOR_EMAIL=a@example.org", "GIT_COMMITTER_NAME=a", "GIT_COMMITTER_EMAIL=a@example.org")
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		t.Fatalf("git %v: %v\n%s", args, err, out)
-	}
-	return strings.TrimSpace(string(out))
-}
-
 // show returns what a git command prints of the bare repository.
 func (o *origin) show(t *testing.T, args ...string) string {
 	t.Helper()
-	return git(t, o.dir, args...)
+	return repotest.Git(t, o.dir, args...)
 }

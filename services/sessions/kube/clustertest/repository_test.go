@@ -19,42 +19,31 @@ import (
 	"agentyard.dev/services/sessions"
 	"agentyard.dev/services/sessions/kube"
 	"agentyard.dev/services/sessions/kube/clustertest"
+	"agentyard.dev/services/sessions/runner/repo/repotest"
 )
-
-func git(t *testing.T, dir string, args ...string) string {
-	t.Helper()
-	cmd := exec.CommandContext(t.Context(), gitProgram, args...)
-	cmd.Dir = dir
-	cmd.Env = append(os.Environ(), "GIT_CONFIG_GLOBAL=/dev/null", "GIT_AUTHOR_NAME=a", "GIT_AUTHOR_EMAIL=a@b", "GIT_COMMITTER_NAME=a", "GIT_COMMITTER_EMAIL=a@b")
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		t.Fatalf("git %v: %v\n%s", args, err, out)
-	}
-	return strings.TrimSpace(string(out))
-}
 
 // origin serves a repository to pods, with the branches main and side, and returns its URL.
 func origin(t *testing.T) string {
 	t.Helper()
 	root, work := t.TempDir(), t.TempDir()
-	git(t, work, "init", "-q", "-b", "main")
+	repotest.Git(t, work, "init", "-q", "-b", "main")
 	for _, branch := range []string{"main", "side"} {
-		git(t, work, "checkout", "-q", "-B", branch)
+		repotest.Git(t, work, "checkout", "-q", "-B", branch)
 		if err := os.WriteFile(filepath.Join(work, branch+".md"), []byte("text of "+branch+"\n"), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		git(t, work, "add", ".")
-		git(t, work, "commit", "-q", "-m", branch)
+		repotest.Git(t, work, "add", ".")
+		repotest.Git(t, work, "commit", "-q", "-m", branch)
 	}
-	git(t, work, "checkout", "-q", "main")
-	git(t, root, "clone", "-q", "--bare", work, "origin.git")
+	repotest.Git(t, work, "checkout", "-q", "main")
+	repotest.Git(t, root, "clone", "-q", "--bare", work, "origin.git")
 	l, err := net.Listen("tcp", cluster.Gateway+":0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	address := l.Addr().(*net.TCPAddr)
 	_ = l.Close()
-	daemon := exec.Command(filepath.Join(git(t, root, "--exec-path"), "git-daemon"), "--export-all", "--reuseaddr",
+	daemon := exec.Command(filepath.Join(repotest.Git(t, root, "--exec-path"), "git-daemon"), "--export-all", "--reuseaddr",
 		"--listen="+cluster.Gateway, fmt.Sprint("--port=", address.Port), "--base-path="+root, root)
 	daemon.Env = append(os.Environ(), "GIT_CONFIG_COUNT=1", "GIT_CONFIG_KEY_0=safe.directory", "GIT_CONFIG_VALUE_0=*")
 	daemon.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}

@@ -8,12 +8,13 @@ import (
 	"time"
 
 	"agentyard.dev/libs/api"
+	"agentyard.dev/services/sessions/runner/repo/repotest"
 )
 
 func TestPush(t *testing.T) {
 	o := newOrigin(t)
 	bare := filepath.Join(o.root, "origin.git")
-	git(t, bare, "config", "http.receivepack", "true")
+	repotest.Git(t, bare, "config", "http.receivepack", "true")
 	req := request(t, o.httpServer(t, "").URL+"/origin.git")
 	req.HeadFile = filepath.Join(req.Scratch, "head")
 	if err := Clone(t.Context(), req); err != nil {
@@ -56,7 +57,7 @@ func TestPush(t *testing.T) {
 	write(".git/hooks/pre-push", "#!/bin/sh\ntouch "+marker+"\n")
 	write("README", "changed\n")
 	write("new/file.txt", "new\n")
-	git(t, req.Dir, "init", "-q", "inner")
+	repotest.Git(t, req.Dir, "init", "-q", "inner")
 	write("inner/.git/config", "[core]\n\tfsmonitor = touch "+marker+"\n")
 	if err := os.Symlink("/etc/passwd", filepath.Join(req.Dir, "link")); err != nil {
 		t.Fatal(err)
@@ -68,16 +69,16 @@ func TestPush(t *testing.T) {
 		if first, err = Push(t.Context(), push); err != nil {
 			t.Fatal(err)
 		}
-		if got := git(t, bare, "rev-parse", "task/one"); got != first.Commit || git(t, bare, "rev-parse", got+"^") != o.second {
+		if got := repotest.Git(t, bare, "rev-parse", "task/one"); got != first.Commit || repotest.Git(t, bare, "rev-parse", got+"^") != o.second {
 			t.Errorf("the branch is at %s, pushed %+v", got, first)
 		}
-		if got := git(t, bare, "show", "-s", "--format=%an <%ae> %s", first.Commit); got != "Ada <ada@example.org> Change the README" {
+		if got := repotest.Git(t, bare, "show", "-s", "--format=%an <%ae> %s", first.Commit); got != "Ada <ada@example.org> Change the README" {
 			t.Errorf("the commit is %q", got)
 		}
-		if got := git(t, bare, "show", first.Commit+":README"); got != "changed" {
+		if got := repotest.Git(t, bare, "show", first.Commit+":README"); got != "changed" {
 			t.Errorf("README is %q", got)
 		}
-		if got := git(t, bare, "ls-tree", first.Commit, "link"); !strings.HasPrefix(got, "120000 blob") {
+		if got := repotest.Git(t, bare, "ls-tree", first.Commit, "link"); !strings.HasPrefix(got, "120000 blob") {
 			t.Errorf("the link is %q", got)
 		}
 		settled(t, req)
@@ -99,12 +100,12 @@ func TestPush(t *testing.T) {
 		if api.CodeOf(err) != api.CodeConflict {
 			t.Errorf("got %v, want conflict", err)
 		}
-		if got := git(t, bare, "rev-parse", "task/one"); got != first.Commit {
+		if got := repotest.Git(t, bare, "rev-parse", "task/one"); got != first.Commit {
 			t.Errorf("the branch moved to %s", got)
 		}
 	})
 	t.Run("says that the server refuses", func(t *testing.T) {
-		git(t, bare, "config", "http.receivepack", "false")
+		repotest.Git(t, bare, "config", "http.receivepack", "false")
 		other := push
 		other.Branch = "task/two"
 		if _, err := Push(t.Context(), other); api.CodeOf(err) != api.CodeInvalid {

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"agentyard.dev/libs/api"
+	"agentyard.dev/services/sessions/runner/repo/repotest"
 )
 
 // origin is a bare repository with two commits on main, a branch and a tag.
@@ -25,47 +26,35 @@ type origin struct {
 	first, second string // commits
 }
 
-func git(t *testing.T, dir string, args ...string) string {
-	t.Helper()
-	cmd := exec.Command("git", args...)
-	cmd.Dir = dir
-	cmd.Env = append(os.Environ(), "GIT_CONFIG_GLOBAL=/dev/null", "GIT_AUTHOR_NAME=a", "GIT_AUTHOR_EMAIL=a@b", "GIT_COMMITTER_NAME=a", "GIT_COMMITTER_EMAIL=a@b")
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		t.Fatalf("git %v: %v\n%s", args, err, out)
-	}
-	return strings.TrimSpace(string(out))
-}
-
 func newOrigin(t *testing.T) origin {
 	t.Helper()
 	o := origin{root: t.TempDir()}
 	work := t.TempDir()
-	git(t, work, "init", "-q", "-b", "main")
+	repotest.Git(t, work, "init", "-q", "-b", "main")
 	write := func(name, text string) string {
 		if err := os.WriteFile(filepath.Join(work, name), []byte(text), 0o644); err != nil {
 			t.Fatal(err)
 		}
-		git(t, work, "add", ".")
-		git(t, work, "commit", "-q", "-m", name)
-		return git(t, work, "rev-parse", "HEAD")
+		repotest.Git(t, work, "add", ".")
+		repotest.Git(t, work, "commit", "-q", "-m", name)
+		return repotest.Git(t, work, "rev-parse", "HEAD")
 	}
 	// Attributes that would run a filter, had the machine's configuration one.
 	o.first = write(".gitattributes", "* filter=evil\n")
-	git(t, work, "tag", "v1")
+	repotest.Git(t, work, "tag", "v1")
 	o.second = write("README", "hello\n")
-	git(t, work, "branch", "side")
-	git(t, o.root, "clone", "-q", "--bare", work, "origin.git")
-	git(t, filepath.Join(o.root, "origin.git"), "config", "uploadpack.allowAnySHA1InWant", "true")
-	git(t, filepath.Join(o.root, "origin.git"), "config", "http.receivepack", "false")
-	git(t, filepath.Join(o.root, "origin.git"), "update-server-info")
+	repotest.Git(t, work, "branch", "side")
+	repotest.Git(t, o.root, "clone", "-q", "--bare", work, "origin.git")
+	repotest.Git(t, filepath.Join(o.root, "origin.git"), "config", "uploadpack.allowAnySHA1InWant", "true")
+	repotest.Git(t, filepath.Join(o.root, "origin.git"), "config", "http.receivepack", "false")
+	repotest.Git(t, filepath.Join(o.root, "origin.git"), "update-server-info")
 	return o
 }
 
 // httpServer serves the origin with git's own CGI program, to those with the password, if any.
 func (o origin) httpServer(t *testing.T, password string) *httptest.Server {
 	t.Helper()
-	backend := filepath.Join(git(t, "/", "--exec-path"), "git-http-backend")
+	backend := filepath.Join(repotest.Git(t, "/", "--exec-path"), "git-http-backend")
 	if _, err := os.Stat(backend); err != nil {
 		t.Fatalf("git comes without http-backend: %v", err)
 	}
@@ -131,13 +120,13 @@ func TestClone(t *testing.T) {
 				if err := Clone(t.Context(), req); err != nil {
 					t.Fatal(err)
 				}
-				if got := git(t, req.Dir, "rev-parse", "HEAD"); got != tt.head {
+				if got := repotest.Git(t, req.Dir, "rev-parse", "HEAD"); got != tt.head {
 					t.Errorf("HEAD is %s, want %s", got, tt.head)
 				}
-				if got := git(t, req.Dir, "rev-list", "--count", "HEAD"); got != tt.commits {
+				if got := repotest.Git(t, req.Dir, "rev-list", "--count", "HEAD"); got != tt.commits {
 					t.Errorf("%s commits, want %s", got, tt.commits)
 				}
-				if got := git(t, req.Dir, "remote", "get-url", "origin"); got != url {
+				if got := repotest.Git(t, req.Dir, "remote", "get-url", "origin"); got != url {
 					t.Errorf("origin is %s, want %s", got, url)
 				}
 				if _, err := os.Stat(filepath.Join(req.Dir, ".git", "hooks")); err == nil {
