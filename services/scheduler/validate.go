@@ -122,10 +122,13 @@ func checkRepository(bad *api.Problems, at string, r *api.Repository) {
 	bad.Line(at+"/url", r.URL, maxURL)
 	bad.Line(at+"/ref", r.Ref, maxLabel)
 	scheme, rest, ok := strings.Cut(r.URL, "://")
-	if !ok { // user@host:path, as of scp
-		scheme, rest = "ssh", r.URL
+	if !ok {
+		scheme, rest = "", r.URL
+		if !strings.HasPrefix(rest, "/") { // user@host:path, as of scp
+			scheme = "ssh"
+		}
 	}
-	authority, _, _ := strings.Cut(rest, "/")
+	authority, _, _ := strings.Cut(strings.TrimLeft(rest, "/"), "/")
 	if i := strings.LastIndexByte(authority, '@'); i >= 0 {
 		authority = authority[:i]
 	} else {
