@@ -25,6 +25,9 @@ var homes = map[string][]string{
 	"github.com/hashicorp/golang-lru": {"libs/token", "libs/limit"},
 	"github.com/redis/go-redis":       {"libs/limit", "bench/peers"},
 
+	// What encoding/json is from Go 1.27 on.
+	"github.com/go-json-experiment/json": {"libs/bus", "libs/rpc", "services/tcagent", "services/gateway"},
+
 	"github.com/prometheus/client_golang/prometheus":            {"*"},
 	"github.com/prometheus/client_golang/prometheus/promhttp":   {"libs/daemon"},
 	"github.com/prometheus/client_golang/prometheus/collectors": {"libs/daemon"},

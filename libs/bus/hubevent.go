@@ -2,9 +2,10 @@ package bus
 
 import (
 	"bytes"
-	"encoding/json"
 	"fmt"
 	"strconv"
+
+	json "github.com/go-json-experiment/json/v1"
 
 	"agentyard.dev/libs/api"
 )

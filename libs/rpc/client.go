@@ -2,13 +2,13 @@ package rpc
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"reflect"
 	"strconv"
 	"sync"
 	"time"
 
+	json "github.com/go-json-experiment/json/v1"
 	"github.com/go-kit/kit/endpoint"
 	"github.com/nats-io/nats.go"
 	"github.com/prometheus/client_golang/prometheus"

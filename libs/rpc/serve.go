@@ -2,11 +2,11 @@ package rpc
 
 import (
 	"context"
-	"encoding/json"
 	"strconv"
 	"strings"
 	"time"
 
+	json "github.com/go-json-experiment/json/v1"
 	"github.com/go-kit/kit/endpoint"
 	"github.com/nats-io/nats.go"
 	"go.opentelemetry.io/otel"

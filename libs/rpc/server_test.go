@@ -260,7 +260,7 @@ func TestErrors(t *testing.T) {
 	})
 	t.Run("a malformed request is invalid and points at the field", func(t *testing.T) {
 		nc := connect()
-		for data, pointer := range map[string]string{`{"text":5}`: "/text", `{"tags":[1]}`: "/tags", `{"text"`: "", `[]`: ""} {
+		for data, pointer := range map[string]string{`{"text":5}`: "/text", `{"tags":[1]}`: "/tags/0", `{"text"`: "", `[]`: ""} {
 			msg, err := nc.Request(opSubject("test", "open"), []byte(data), 5*time.Second)
 			if err != nil {
 				t.Fatal(err)

@@ -1,11 +1,11 @@
 package rpc
 
 import (
-	"encoding/json"
 	"strconv"
 	"strings"
 	"time"
 
+	json "github.com/go-json-experiment/json/v1"
 	"github.com/nats-io/nats.go"
 
 	"agentyard.dev/libs/api"

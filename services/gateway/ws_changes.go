@@ -2,8 +2,9 @@ package gateway
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
+
+	json "github.com/go-json-experiment/json/v1"
 
 	"agentyard.dev/libs/api"
 	"agentyard.dev/libs/bus"

@@ -2,9 +2,10 @@ package tcagent
 
 import (
 	"context"
-	"encoding/json"
 	"slices"
 	"time"
+
+	json "github.com/go-json-experiment/json/v1"
 
 	"agentyard.dev/libs/api"
 	"agentyard.dev/libs/tc"

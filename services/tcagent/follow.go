@@ -2,9 +2,10 @@ package tcagent
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
+
+	json "github.com/go-json-experiment/json/v1"
 
 	"agentyard.dev/libs/api"
 	"agentyard.dev/libs/bus"
@@ -144,12 +145,9 @@ func (s *Service) caughtUp() {
 // is at least the word of their ends.
 func (s *Service) lost(n *session) bool { return !s.told || n.Epoch < s.epoch }
 
-// end takes a session's plan away.
+// end has a session's plan taken away, and forgotten after that (takeAway).
 func (s *Service) end(id string, now *session) {
 	now.gone = true
 	now.hurry()
-	if err := s.store.remove(id); err != nil {
-		s.log.Warn("the plan stays on disk", "session", id, "err", err)
-	}
 	s.lookLocked(id)
 }

@@ -4,6 +4,7 @@ go 1.26.0
 
 require (
 	agentyard.dev/libs v0.0.0
+	github.com/go-json-experiment/json v1.27.2
 	github.com/prometheus/client_golang v1.25.0
 	golang.org/x/sync v0.24.0
 	google.golang.org/grpc v1.83.2

@@ -1,7 +1,6 @@
 package tcagent
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -9,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	json "github.com/go-json-experiment/json/v1"
 
 	"agentyard.dev/libs/api"
 )

@@ -2,10 +2,11 @@ package controller
 
 import (
 	"bytes"
-	"encoding/json"
 	"fmt"
 	"slices"
 	"time"
+
+	json "github.com/go-json-experiment/json/v1"
 
 	"agentyard.dev/libs/tc"
 )

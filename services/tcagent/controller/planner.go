@@ -3,8 +3,9 @@ package controller
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"time"
+
+	json "github.com/go-json-experiment/json/v1"
 
 	"agentyard.dev/libs/api"
 	"agentyard.dev/libs/bus"

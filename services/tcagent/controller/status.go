@@ -2,10 +2,11 @@ package controller
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
+
+	json "github.com/go-json-experiment/json/v1"
 
 	"agentyard.dev/libs/api"
 	"agentyard.dev/libs/bus"
