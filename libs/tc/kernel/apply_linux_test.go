@@ -274,47 +274,50 @@ func TestListeners(t *testing.T) {
 	}
 }
 
-// TestQueues puts each kind of leaf that this kernel has in force, changes it in place, and one for another.
-func TestQueues(t *testing.T) {
-	lab := kerneltest.NewQuietLab(t)
-	k, on := lab.Node.Open(t), lab.Session.Interface
-	has := k.Capabilities()
-	var kinds []string
-	for _, c := range []struct {
-		has  bool
-		make func(more tc.Bytes) tc.Queue
-	}{
-		{has.FQCodel, func(more tc.Bytes) tc.Queue {
+// queues are the kinds that a kernel has, each with measures that differ by more.
+func queues(has tc.Capabilities) (kinds []func(more tc.Bytes) tc.Queue) {
+	if has.FQCodel {
+		kinds = append(kinds, func(more tc.Bytes) tc.Queue {
 			return tc.Queue{
 				Kind: tc.FQCodel, Limit: tc.MiB + more, Packets: 1024, Target: 5*tc.Millisecond + tc.Duration(more)*tc.Microsecond, Interval: 100 * tc.Millisecond,
 				Quantum: 1514, ECN: true,
 			}
-		}},
-		{has.SFQ, func(more tc.Bytes) tc.Queue {
+		})
+	}
+	if has.SFQ {
+		kinds = append(kinds, func(more tc.Bytes) tc.Queue {
 			return tc.Queue{Kind: tc.SFQ, Packets: 100 + uint32(more), Quantum: 1514}
-		}},
-		{has.BFIFO, func(more tc.Bytes) tc.Queue { return tc.Queue{Kind: tc.BFIFO, Limit: 70000 + more} }},
-	} {
-		if !c.has {
-			continue
-		}
+		})
+	}
+	if has.BFIFO {
+		kinds = append(kinds, func(more tc.Bytes) tc.Queue { return tc.Queue{Kind: tc.BFIFO, Limit: 70000 + more} })
+	}
+	return kinds
+}
+
+// TestQueues puts each kind of leaf that this kernel has in force, changes it in place, and one for another.
+func TestQueues(t *testing.T) {
+	lab := kerneltest.NewQuietLab(t)
+	k, on := lab.Node.Open(t), lab.Session.Interface
+	var kinds []string
+	for _, kind := range queues(k.Capabilities()) {
 		for _, more := range []tc.Bytes{0, 1, 7} {
 			p := plan(simple(tc.AtHost, 10*tc.Mbit), nil)
-			p.Download.Leaves[0].Queue = c.make(more)
+			p.Download.Leaves[0].Queue = kind(more)
 			r := apply(t, k, on, p)
 			steps := 1
-			if c.make(0).Kind == tc.SFQ { // which the kernel cannot change
+			if kind(0).Kind == tc.SFQ { // which the kernel cannot change
 				steps = 2
 			}
 			if more != 0 && len(r.Steps) != steps {
-				t.Errorf("a change of %+v took %v", c.make(more), r.Steps)
+				t.Errorf("a change of %+v took %v", kind(more), r.Steps)
 			}
 			other := lab.Node.Open(t)
 			if r := apply(t, other, on, p); len(r.Steps) != 0 {
-				t.Errorf("%+v is not known again: %v", c.make(more), r.Steps)
+				t.Errorf("%+v is not known again: %v", kind(more), r.Steps)
 			}
 		}
-		kinds = append(kinds, string(c.make(0).Kind))
+		kinds = append(kinds, string(kind(0).Kind))
 	}
 	t.Logf("this kernel has %v", kinds)
 	if !slices.Contains(kinds, string(tc.BFIFO)) {

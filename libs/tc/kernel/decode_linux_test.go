@@ -93,14 +93,18 @@ func TestRoundTrip(t *testing.T) {
 		{Kind: tc.FQCodel, Limit: tc.MiB, Packets: 1024, Target: 5 * tc.Millisecond, Interval: 100 * tc.Millisecond, Quantum: 1514, ECN: true},
 	} {
 		want := newQueue(0x2f3, q)
-		if got := decodeQueue(object(want.add(3))); got != want {
+		if got := decodeQueue(object(want.add(3))); !want.same(got) {
 			t.Errorf("got %+v, want %+v", got, want)
 		}
-		// As fq_codel keeps times: in units of 1,024 ns.
-		read := want
-		read.target, read.interval = read.target*1000/1024*1024/1000, read.interval*1000/1024*1024/1000
+	}
+	for us := uint32(1); us < 300_000; us++ { // as fq_codel keeps times: in units of 1,024 ns
+		kept := us * 1000 / 1024
+		want, read := queue{kind: string(tc.FQCodel), target: us}, queue{kind: string(tc.FQCodel), target: codelTime(kept * 1024 / 1000)}
 		if !want.same(read) {
-			t.Errorf("%+v is not known again as %+v", want, read)
+			t.Fatalf("%d µs is not known again as %d", us, read.target)
+		}
+		if again := read.target * 1000 / 1024; again != kept {
+			t.Fatalf("%d µs is kept as %d, and when it is brought back as %d", us, kept, again)
 		}
 	}
 	l, err := decodeLink(ifbAdd("ayu12")[unix.NLMSG_HDRLEN:])

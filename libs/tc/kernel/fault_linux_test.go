@@ -27,17 +27,32 @@ func bothChanged(rate tc.BitsPerSecond) *tc.Plan {
 // TestFailure lets each message of a change fail, in turn, once and for good.
 func TestFailure(t *testing.T) {
 	off := &tc.Plan{Format: tc.PlanFormat, Mode: tc.Off}
-	for _, c := range []struct {
+	type change struct {
 		name     string
 		old, new *tc.Plan
-	}{
+	}
+	changes := []change{
 		{"a first plan", off, twoClasses(20 * tc.Mbit)},
 		{"a change of everything", twoClasses(20 * tc.Mbit), bothChanged(20 * tc.Mbit)},
 		{"a direction less", twoClasses(20 * tc.Mbit), plan(simple(tc.AtHost, tc.Mbit), nil)},
 		{"the end", twoClasses(20 * tc.Mbit), off},
 		{"limits", limited(20, 30, 40), limited(20, 31, 41)},
 		{"the end of limits", limited(20, 30, 40), twoClasses(40 * tc.Mbit)},
-	} {
+	}
+	queued := func(q tc.Queue) *tc.Plan {
+		p := twoClasses(20 * tc.Mbit)
+		p.Download.Leaves[0].Queue, p.Upload.Leaves[1].Queue = q, q
+		return p
+	}
+	kinds := queues(kerneltest.NewNamespace(t).Open(t).Capabilities())
+	for i, kind := range kinds {
+		was, other := kind(0), kinds[(i+1)%len(kinds)](0)
+		changes = append(changes, change{"another " + string(was.Kind), queued(was), queued(kind(7))})
+		if other.Kind != was.Kind {
+			changes = append(changes, change{"a " + string(other.Kind) + " for a " + string(was.Kind), queued(was), queued(other)})
+		}
+	}
+	for _, c := range changes {
 		t.Run(c.name, func(t *testing.T) {
 			lab := kerneltest.NewLab(t)
 			k, on := lab.Node.Open(t), lab.Session.Interface

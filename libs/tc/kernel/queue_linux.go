@@ -80,7 +80,7 @@ func (q queue) String() string {
 	return s
 }
 
-// same says whether d, as the kernel reports it, is q. fq_codel keeps times in units of 1.024 µs and rounds them down.
+// same says whether d, as the kernel reports it, is q. fq_codel keeps times in units of 1.024 µs (codelTime).
 func (q queue) same(d queue) bool {
 	near := func(a, b uint32) bool { return a-b <= 1 || b-a <= 1 }
 	if near(q.target, d.target) && near(q.interval, d.interval) {
@@ -135,6 +135,10 @@ func (q queue) del(device int) message {
 	return traffic(unix.RTM_DELQDISC, 0, device, q.handle, q.parent, 0).end()
 }
 
+// codelTime is a time of fq_codel's as it can be written again, in microseconds. The kernel keeps units of 1.024 µs and rounds down whenever it converts: what it reports,
+// written as it is, would come out a unit less each time.
+func codelTime(reported uint32) uint32 { return reported + 1 }
+
 func decodeQueue(o object) queue {
 	q := queue{kind: o.kind, handle: o.handle, parent: o.parent}
 	switch tc.QueueKind(o.kind) {
@@ -161,9 +165,9 @@ func decodeQueue(o object) queue {
 		for kind, v := range attrs(o.options) {
 			switch kind {
 			case codelTarget:
-				q.target = attrUint32(v)
+				q.target = codelTime(attrUint32(v))
 			case codelInterval:
-				q.interval = attrUint32(v)
+				q.interval = codelTime(attrUint32(v))
 			case codelLimit:
 				q.packets = attrUint32(v)
 			case codelECN:

@@ -34,6 +34,7 @@ func TestReplay(t *testing.T) {
 	t.Logf("REPLAY_SEED=%d", seed)
 	r := &replay{T: t, Rand: rand.New(rand.NewPCG(seed, 0)), lab: kerneltest.NewQuietLab(t), clean: kerneltest.NewQuietLab(t)}
 	r.k, r.fresh = r.lab.Node.Open(t), r.clean.Node.Open(t)
+	r.queues = queues(r.k.Capabilities())
 	for range steps {
 		switch n := r.IntN(10); {
 		case n < 5:
@@ -59,6 +60,7 @@ type replay struct {
 	lab, clean *kerneltest.Lab
 	k, fresh   *kernel.Kernel
 	did        []string
+	queues     []func(more tc.Bytes) tc.Queue // of the kinds that the kernel has
 
 	compared, crashed, interfered, refused int
 }
@@ -71,19 +73,28 @@ func (r *replay) randomTree(place tc.Place) *tc.Tree {
 	}
 	rate := tc.BitsPerSecond(1+r.IntN(50)) * tc.Mbit
 	leaves := []tc.Leaf{leaf(tc.DefaultMinor, "rest", rate/8, rate)}
+	leaves[0].Queue = r.randomQueue(leaves[0].Queue)
 	var filters []tc.Filter
 	for minor := tc.Minor(0x200); minor < 0x208; minor++ {
 		if r.IntN(3) > 0 {
 			continue
 		}
 		l := leaf(minor, minor.String(), rate/16, rate/tc.BitsPerSecond(1+r.IntN(3)))
-		l.Priority = uint8(r.IntN(8))
+		l.Priority, l.Queue = uint8(r.IntN(8)), r.randomQueue(l.Queue)
 		leaves = append(leaves, l)
 		if r.IntN(2) == 0 {
 			filters = append(filters, tc.Filter{Class: minor, Family: tc.IPv4, Dst: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(minor), 0, 0}), 16)})
 		}
 	}
 	return tree(place, rate, leaves, filters...)
+}
+
+// randomQueue is the class's usual one, or any other: what a class has changes its kind from plan to plan.
+func (r *replay) randomQueue(usual tc.Queue) tc.Queue {
+	if r.IntN(3) == 0 {
+		return usual
+	}
+	return r.queues[r.IntN(len(r.queues))](tc.Bytes(r.IntN(20)))
 }
 
 func (r *replay) randomPlan() *tc.Plan {
@@ -174,6 +185,14 @@ func (r *replay) interfere() {
 	queue := func(kind string) *netlink.GenericQdisc {
 		return &netlink.GenericQdisc{QdiscAttrs: netlink.QdiscAttrs{LinkIndex: index, Parent: 0x10000 | minor, Handle: minor << 16}, QdiscType: kind}
 	}
+	dequeue := func() error { // whatever its kind
+		for _, q := range qdiscs(r.T, r.lab.Node, name) {
+			if q.Attrs().Parent == 0x10000|minor {
+				return links.QdiscDel(q)
+			}
+		}
+		return unix.ENOENT
+	}
 	filters := func(parent uint32) []netlink.Filter {
 		list, err := links.FilterList(l, parent)
 		must(r.T, err)
@@ -202,9 +221,12 @@ func (r *replay) interfere() {
 		{"adds a class of ours to be", func() error { return links.ClassAdd(class(0x10001, 0x10000|minor)) }},
 		{"adds a class at the root", func() error { return links.ClassAdd(class(0x10000, 0x10000|minor)) }},
 		{"adds a class below a leaf", func() error { return links.ClassAdd(class(0x10000|minor, 0x19000)) }},
-		{"deletes a queue", func() error { return links.QdiscDel(queue("bfifo")) }},
-		{"puts another queue", func() error { _ = links.QdiscDel(queue("bfifo")); return links.QdiscAdd(queue("pfifo")) }},
-		{"puts a queue of another length", func() error { _ = links.QdiscDel(queue("bfifo")); return links.QdiscAdd(queue("bfifo")) }},
+		{"deletes a queue", dequeue},
+		{"puts another queue", func() error { _ = dequeue(); return links.QdiscAdd(queue("pfifo")) }},
+		{"puts a queue of the kernel's own measures", func() error {
+			_ = dequeue()
+			return links.QdiscAdd(queue(string(r.queues[r.IntN(len(r.queues))](0).Kind)))
+		}},
 		{"deletes the filters", func() error {
 			for _, f := range filters(0x10000) {
 				_ = links.FilterDel(f)
