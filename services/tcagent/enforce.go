@@ -364,6 +364,10 @@ func (s *Service) takeAway(ctx context.Context, id string, n *session, on *kerne
 		s.dirty[id] = struct{}{}
 		s.log.Warn("a session's traffic control is not taken away yet", "session", id, "err", err)
 	default:
+		// Not before: if the agent dies, the next one has to know that there is something to take away.
+		if err := s.store.remove(id); err != nil {
+			s.log.Warn("the plan stays on disk", "session", id, "err", err)
+		}
 		delete(s.sessions, id)
 		s.tell()
 	}

@@ -30,3 +30,32 @@ func TestDecode(t *testing.T) {
 		}
 	}
 }
+
+// TestEndOfAPlan: a plan is on disk until what it did is taken away. An agent that died in between left the session's tree in the kernel for ever, since nobody knew of it any more.
+func TestEndOfAPlan(t *testing.T) {
+	s := New(Config{Node: "n1", Data: t.TempDir()}, Deps{})
+	plan := &tc.Plan{Format: tc.PlanFormat, Session: "s1", Mode: tc.Off}
+	n := &session{accepted: accepted{Record: api.TrafficPlanRecord{Session: "s1", Plan: plan.Bytes(), Hash: plan.Hash()}}, plan: plan}
+	s.sessions["s1"] = n
+	if err := s.store.put(n.accepted); err != nil {
+		t.Fatal(err)
+	}
+	kept := func() int {
+		t.Helper()
+		found, err := s.store.load(s.log)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(found)
+	}
+	s.mu.Lock()
+	s.end("s1", n)
+	s.mu.Unlock()
+	if kept() != 1 {
+		t.Error("the plan is forgotten before anything is taken away")
+	}
+	s.settle(t.Context(), "s1")
+	if kept() != 0 || len(s.sessions) != 0 {
+		t.Error("the plan is kept after all is taken away")
+	}
+}
