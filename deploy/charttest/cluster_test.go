@@ -31,7 +31,7 @@ func startKubernetes(t *testing.T) *kubernetes {
 // kubectl runs kubectl with text on standard input and returns what it prints.
 func (k *kubernetes) kubectl(t *testing.T, stdin string, args ...string) (string, error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 6*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, k.Kubectl[0], append(slices.Clone(k.Kubectl[1:]), args...)...)
 	cmd.Env = append(os.Environ(), "KUBECONFIG="+k.Kubeconfig)

@@ -23,7 +23,7 @@ func TestDefinitionsOnTheServer(t *testing.T) {
 		switch {
 		case o.Kind() == "CustomResourceDefinition":
 			k.must(t, o.Text, "apply", "--server-side", "-f", "-")
-			k.must(t, "", "wait", "--for=condition=Established", "--timeout=60s", "crd/"+o.Name())
+			k.must(t, "", "wait", "--for=condition=Established", "--timeout=5m", "crd/"+o.Name())
 		case strings.Contains(o.File, "role") || o.Kind() == "ServiceAccount":
 			rights = append(rights, o)
 		}

@@ -53,5 +53,5 @@ func (k *kubernetes) define(t *testing.T) {
 	if files != 5 {
 		t.Fatalf("%d definitions", files)
 	}
-	k.must(t, "", "wait", "--for=condition=Established", "--timeout=60s", "customresourcedefinitions", "--all")
+	k.must(t, "", "wait", "--for=condition=Established", "--timeout=5m", "customresourcedefinitions", "--all")
 }

@@ -85,4 +85,4 @@ func (c *Cluster) await(ctx context.Context, what, name string, ok func(context.
 }
 
 // startWithin is how long a part may take on a machine that has much else to do.
-const startWithin = 3 * time.Minute
+const startWithin = 10 * time.Minute

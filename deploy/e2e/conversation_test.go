@@ -42,7 +42,7 @@ const (
 	talkPause = 500 * time.Millisecond
 	retryWait = 200 * time.Millisecond
 	// settle is how long the last answers may take after the last blow.
-	settle = 4 * time.Minute
+	settle = 10 * time.Minute
 )
 
 // newCrowd makes n sessions, at once, and has them talked to until it is checked.

@@ -22,9 +22,9 @@ import (
 	"agentyard.dev/services/standalone/yardtest"
 )
 
-// cutPatience is how long sessions of a lost node may take to run elsewhere: until Kubernetes believes it (20 s here), until we do (5 s), the
+// cutPatience is how long sessions of a lost node may take to run elsewhere: until Kubernetes believes it (40 s), until we do (5 s), the
 // graceful end that nobody hears, and the start, all on a busy machine.
-const cutPatience = 5 * time.Minute
+const cutPatience = 10 * time.Minute
 
 // TestNodeCut takes a node off the network and brings it back. Its sessions say so and go on elsewhere, with their volumes and
 // conversations; what still runs on the node meanwhile is believed by nobody, and gone when it is back.

@@ -146,7 +146,7 @@ func TestInsideSession(t *testing.T) {
 		if !reach(t, bus, 4222) {
 			t.Fatal("not even the bus")
 		}
-		got := run(t, fmt.Sprintf(`(printf 'CONNECT {"verbose":false}\r\nSUB > 1\r\nPING\r\n'; sleep 2) | /bin/busybox nc -w 5 %s 4222`, bus))
+		got := run(t, fmt.Sprintf(`(printf 'CONNECT {"verbose":false}\r\nSUB > 1\r\nPING\r\n'; sleep 5) | /bin/busybox nc -w 20 %s 4222`, bus))
 		if !strings.Contains(got, "Authorization Violation") || strings.Contains(got, "PONG") {
 			t.Errorf("the bus answers a stranger %q", got)
 		}

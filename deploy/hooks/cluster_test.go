@@ -26,7 +26,7 @@ func TestKeysOnTheServer(t *testing.T) {
 	t.Cleanup(k.Stop)
 	kubectl := func(stdin string, args ...string) string {
 		t.Helper()
-		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		ctx, cancel := context.WithTimeout(t.Context(), 6*time.Minute)
 		defer cancel()
 		cmd := exec.CommandContext(ctx, k.Kubectl[0], append(slices.Clone(k.Kubectl[1:]), args...)...)
 		cmd.Env = append(os.Environ(), "KUBECONFIG="+k.Kubeconfig)

@@ -217,7 +217,7 @@ func TestCollectorWaits(t *testing.T) {
 				t.Errorf("no %q in %q", want, got)
 			}
 		}
-	case <-time.After(2 * patience): // the kubelet brings the pod's annotations when it looks at the pod again
+	case <-time.After(patience): // the kubelet brings the pod's annotations when it looks at the pod again
 		t.Fatal("nothing was sent")
 	}
 	y.end(s.ID)

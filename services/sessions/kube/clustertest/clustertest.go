@@ -22,8 +22,8 @@ import (
 )
 
 const (
-	startWithin = 5 * time.Minute
-	patience    = 3 * time.Minute // on a machine that has much else to do
+	startWithin = 20 * time.Minute // on a machine that builds everything anew and has much else to do
+	patience    = 5 * time.Minute  // likewise
 )
 
 // Image is an image that the nodes get: its name and the flags of deploy/image that make it.
@@ -148,7 +148,7 @@ func Namespace(t testing.TB) string {
 	return ns.Name
 }
 
-// Eventually waits for what is expected, for a minute at most.
+// Eventually waits for what is expected, as long as a busy machine may take.
 func Eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	deadline := time.After(patience)

@@ -38,7 +38,7 @@ import (
 )
 
 const (
-	patience    = time.Minute
+	patience    = 3 * time.Minute // on a machine that has much else to do
 	testImage   = "localhost/agentyard/testrunner:dev"
 	runnerImage = "localhost/agentyard/runner:dev"
 	shellImage  = "localhost/agentyard/shell:dev" // somebody else's, without a runner

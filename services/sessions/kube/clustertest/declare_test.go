@@ -75,7 +75,7 @@ func definitions(t *testing.T) {
 		must(t, "", "create", "namespace", namespace)
 	}
 	must(t, strings.Join(append(crds, roles...), "\n---"), "apply", "--server-side", "-f", "-")
-	must(t, "", "wait", "--for=condition=Established", "--timeout=60s", "crd/sessions.agentyard.dev", "crd/sessionprofiles.agentyard.dev")
+	must(t, "", "wait", "--for=condition=Established", "--timeout=5m", "crd/sessions.agentyard.dev", "crd/sessionprofiles.agentyard.dev")
 	t.Cleanup(func() {
 		for _, namespace := range []string{"team-a", "team-b", "team-c"} {
 			if out, err := kubectl(t, "", "delete", "namespace", namespace, "--wait=false"); err != nil {
@@ -237,7 +237,7 @@ func TestDeclarations(t *testing.T) {
 		}
 		// Who may write the status names another's session, and gains nothing.
 		must(t, `{"status": {"id": "`+running.Status.ID+`"}}`, "patch", "session.agentyard.dev", "borrowed", "-n", "team-b", "--subresource=status", "--type=merge", "--patch-file=/dev/stdin")
-		must(t, "", "delete", "session.agentyard.dev", "borrowed", "-n", "team-b", "--timeout=60s")
+		must(t, "", "delete", "session.agentyard.dev", "borrowed", "-n", "team-b", "--timeout=5m")
 		if s := y.get(running.Status.ID); s.State != api.StateRunning {
 			t.Errorf("another's session is %s", s.State)
 		}
@@ -250,12 +250,12 @@ func TestDeclarations(t *testing.T) {
 		if o.condition("Ready").Status != "False" || o.condition("Ready").Reason != "Terminated" || o.Status.ID != running.Status.ID {
 			t.Errorf("%+v", o.Status)
 		}
-		must(t, "", "delete", "session.agentyard.dev", "build", "-n", "team-a", "--timeout=60s")
+		must(t, "", "delete", "session.agentyard.dev", "build", "-n", "team-a", "--timeout=5m")
 	})
 	t.Run("ends with its object", func(t *testing.T) {
 		must(t, yaml("Session", "team-a", "brief", "{}"), "apply", "-f", "-")
 		o := shows(t, "team-a", "session.agentyard.dev/brief", "it runs", func(o declaredObject) bool { return o.Status.Phase == "running" })
-		must(t, "", "delete", "session.agentyard.dev", "brief", "-n", "team-a", "--timeout=90s")
+		must(t, "", "delete", "session.agentyard.dev", "brief", "-n", "team-a", "--timeout=5m")
 		if s := y.get(o.Status.ID); s.State != api.StateTerminated {
 			t.Errorf("the object is gone and its session is %s", s.State)
 		}
@@ -271,7 +271,7 @@ func TestDeclarations(t *testing.T) {
 	})
 	t.Run("nothing is left", func(t *testing.T) {
 		for _, namespace := range []string{"team-a", "team-b", "team-c"} {
-			must(t, "", "delete", "sessions.agentyard.dev,sessionprofiles.agentyard.dev", "--all", "-n", namespace, "--timeout=90s")
+			must(t, "", "delete", "sessions.agentyard.dev,sessionprofiles.agentyard.dev", "--all", "-n", namespace, "--timeout=5m")
 		}
 		if _, err := rpc.Call(y.admin, y.client, api.GetProfile, api.NameRef{Name: "small"}); api.CodeOf(err) != api.CodeNotFound {
 			t.Errorf("the profile is still there: %v", err)

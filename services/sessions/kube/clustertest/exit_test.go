@@ -27,7 +27,7 @@ func exit(t *testing.T, r sessions.Runtime, l launch.Launch) sessions.Exit {
 			if x.Session == l.Session {
 				return x
 			}
-		case <-time.After(3 * patience):
+		case <-time.After(2 * patience):
 			t.Fatal("the end was not told")
 		}
 	}

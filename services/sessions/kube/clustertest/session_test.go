@@ -88,9 +88,14 @@ func (y *yard) spent(t *testing.T, id string) {
 		t.Fatal(err)
 	}
 	defer func() { _ = conn.Close(context.Background()) }()
-	client := rpc.NewClient(conn, rpc.ClientConfig{Name: "thief", Timeout: 2 * time.Second})
+	client := rpc.NewClient(conn, rpc.ClientConfig{Name: "thief", Timeout: patience})
+	unheard := rpc.NewClient(conn, rpc.ClientConfig{Name: "thief", Timeout: 2 * time.Second})
 	pod := env["AGENTYARD_POD_ID"]
 	ask := func(tenant, session string, req api.RunnerBindRequest) error {
+		client := client
+		if session != pod {
+			client = unheard // nobody answers
+		}
 		_, err := rpc.CallAsSession(t.Context(), client, tenant, session, api.RunnerBind, req)
 		return err
 	}
@@ -107,7 +112,7 @@ func (y *yard) spent(t *testing.T, id string) {
 	if err := ask(api.HomeTenant, id, api.RunnerBindRequest{Pod: p.Name, UID: string(p.UID)}); err == nil || api.CodeOf(err) == api.CodeConflict {
 		t.Errorf("on the session's subject: %v", err)
 	}
-	if _, err := rpc.CallAsSession(t.Context(), client, api.PodTenant, pod, api.RunnerInbox, api.RunnerInboxRequest{}); err == nil {
+	if _, err := rpc.CallAsSession(t.Context(), unheard, api.PodTenant, pod, api.RunnerInbox, api.RunnerInboxRequest{}); err == nil {
 		t.Error("a pod read an inbox")
 	}
 }
@@ -150,7 +155,7 @@ func TestForeignImage(t *testing.T) {
 func TestStartFails(t *testing.T) {
 	t.Parallel()
 	// As long as a busy cluster may take to find the reason out; all of them wait for it at the same time.
-	y := newYard(t, func(c *sessions.Config, _ *kube.Config) { c.StartTimeout = 30 * time.Second })
+	y := newYard(t, func(c *sessions.Config, _ *kube.Config) { c.StartTimeout = time.Minute })
 	y.profile(api.Profile{Name: "large", Agent: api.Agent{Kind: "demo"}, Resources: api.Resources{CPUs: 1000}, Pod: api.Pod{Requests: api.Resources{CPUs: 1000}}})
 	y.profile(api.Profile{Name: "imageless", Agent: api.Agent{Kind: "demo"}, Image: "localhost/there/is:none"})
 	y.profile(api.Profile{Name: "classless", Agent: api.Agent{Kind: "demo"}, Pod: api.Pod{RuntimeClass: "nowhere"}})
@@ -169,22 +174,26 @@ func TestStartFails(t *testing.T) {
 			t.Errorf("%s: %s: %q, want %q", s.Profile, s.State, s.Reason, want)
 		}
 	}
-	t.Run("by a quota", func(t *testing.T) {
-		_, err := y.kube.CoreV1().ResourceQuotas(y.namespace).Create(t.Context(), &corev1.ResourceQuota{
-			ObjectMeta: metav1.ObjectMeta{Name: "none"},
-			Spec:       corev1.ResourceQuotaSpec{Hard: corev1.ResourceList{corev1.ResourcePods: resource.MustParse("0")}},
-		}, metav1.CreateOptions{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		clustertest.Eventually(t, "the quota counts", func() bool {
-			q, err := y.kube.CoreV1().ResourceQuotas(y.namespace).Get(t.Context(), "none", metav1.GetOptions{})
-			return err == nil && len(q.Status.Hard) > 0
-		})
-		s := y.create("")
-		clustertest.Eventually(t, "it failed", func() bool { s = y.get(s.ID); return s.State.Final() })
-		if !strings.Contains(s.Reason, "exceeded quota") {
-			t.Errorf("reason %q", s.Reason)
-		}
+}
+
+// TestStartExceedsQuota: a session for which the namespace's quota has no room says so.
+func TestStartExceedsQuota(t *testing.T) {
+	t.Parallel()
+	y := newYard(t, func(c *sessions.Config, _ *kube.Config) { c.StartTimeout = 30 * time.Second }) // the API server refuses the pod at once
+	_, err := y.kube.CoreV1().ResourceQuotas(y.namespace).Create(t.Context(), &corev1.ResourceQuota{
+		ObjectMeta: metav1.ObjectMeta{Name: "none"},
+		Spec:       corev1.ResourceQuotaSpec{Hard: corev1.ResourceList{corev1.ResourcePods: resource.MustParse("0")}},
+	}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	clustertest.Eventually(t, "the quota counts", func() bool {
+		q, err := y.kube.CoreV1().ResourceQuotas(y.namespace).Get(t.Context(), "none", metav1.GetOptions{})
+		return err == nil && len(q.Status.Hard) > 0
 	})
+	s := y.create("")
+	clustertest.Eventually(t, "it failed", func() bool { s = y.get(s.ID); return s.State.Final() })
+	if !strings.Contains(s.Reason, "exceeded quota") {
+		t.Errorf("reason %q", s.Reason)
+	}
 }

@@ -104,6 +104,7 @@ func (y *yard) configs() (sessions.Config, kube.Config) {
 	cfg, kcfg := sessions.DefaultConfig(), kube.DefaultConfig()
 	cfg.Sweep = 100 * time.Millisecond
 	cfg.StopGrace = 10 * time.Second
+	cfg.StartTimeout = patience // a start that is late is another test's
 	kcfg.Namespace, kcfg.Image = y.namespace, runnerImage
 	kcfg.Requests = api.Resources{CPUs: 0.01, MemoryBytes: 16 << 20}
 	return cfg, kcfg
