@@ -1,9 +1,11 @@
 package kernel_test
 
 import (
-	"fmt"
+	"bytes"
 	"net/netip"
+	"os/exec"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -12,14 +14,14 @@ import (
 	"agentyard.dev/libs/tc/kernel/kerneltest"
 )
 
-// counted waits until the classes of one direction have counted n packets in all, and returns which have: the classes' minors.
-func counted(t *testing.T, k *kernel.Kernel, on kernel.Interface, upload bool, before map[tc.Minor]uint64, n uint64) map[tc.Minor]uint64 {
+// counted waits until classes have counted n packets in all, and returns which have: the classes' minors.
+func counted(t *testing.T, packets func() map[tc.Minor]uint64, before map[tc.Minor]uint64, n uint64) map[tc.Minor]uint64 {
 	t.Helper()
 	deadline := time.Now().Add(20 * time.Second)
 	for {
 		got, total := map[tc.Minor]uint64{}, uint64(0)
-		for minor, packets := range packetsOf(t, k, on, upload) {
-			if d := packets - before[minor]; d > 0 {
+		for minor, now := range packets() {
+			if d := now - before[minor]; d > 0 {
 				got[minor] = d
 				total += d
 			}
@@ -49,18 +51,22 @@ func packetsOf(t *testing.T, k *kernel.Kernel, on kernel.Interface, upload bool)
 	return out
 }
 
-// TestMatch sends packets of each kind and asks the kernel which class counted them.
-func TestMatch(t *testing.T) {
-	const other = tc.Minor(0x200)
+// match is filters, and packets that they take and leave.
+type match struct {
+	name    string
+	filters []tc.Filter // of download: src is the node
+	match   []kerneltest.Packet
+	pass    []kerneltest.Packet
+}
+
+// matchClass is the class that a match's packets are of; the rest is the default's.
+const matchClass = tc.Minor(0x200)
+
+func matches() []match {
 	udp, tcp := number(17), number(6)
 	prefix := netip.MustParsePrefix
 	type packet = kerneltest.Packet
-	for _, c := range []struct {
-		name    string
-		filters []tc.Filter // of download: src is the node
-		match   []packet
-		pass    []packet
-	}{
+	return []match{
 		{
 			"a prefix of IPv4", []tc.Filter{{Family: tc.IPv4, Src: prefix("10.99.0.8/29")}},
 			[]packet{{From: "10.99.0.11"}, {From: "10.99.0.11", FromPort: 7, Port: 8}},
@@ -122,32 +128,83 @@ func TestMatch(t *testing.T) {
 			[]packet{{From: "10.99.0.11", Short: true}, {From: "fd99::11", Options: true}, {From: "fd99::11", Short: true}},
 			[]packet{{Short: true}},
 		},
-	} {
+	}
+}
+
+// plan has the filters both ways, and is quick enough that nothing waits.
+func (c match) plan() *tc.Plan {
+	leaves := []tc.Leaf{leaf(tc.DefaultMinor, "rest", 100*tc.Mbit, tc.Gbit), leaf(matchClass, "other", 100*tc.Mbit, tc.Gbit)}
+	up := make([]tc.Filter, len(c.filters))
+	for i := range c.filters {
+		c.filters[i].Class = matchClass
+		up[i] = mirrored(c.filters[i])
+	}
+	return plan(tree(tc.AtHost, tc.Gbit, leaves, c.filters...), tree(tc.AtIFB, tc.Gbit, slices.Clone(leaves), up...))
+}
+
+// send sends each packet there and back, and asks which class counted it.
+func (c match) send(t *testing.T, lab *kerneltest.Lab, packets func(upload bool) map[tc.Minor]uint64) {
+	t.Helper()
+	for i, p := range slices.Concat(c.match, c.pass) {
+		want := matchClass
+		if i >= len(c.match) {
+			want = tc.DefaultMinor
+		}
+		for _, upload := range []bool{false, true} {
+			read := func() map[tc.Minor]uint64 { return packets(upload) }
+			before := read()
+			lab.SendPacket(t, p, upload)
+			if got := counted(t, read, before, 1); got[want] != 1 || len(got) != 1 {
+				t.Errorf("%+v (upload: %t) is counted by %v, want %v", p, upload, got, want)
+			}
+		}
+	}
+}
+
+// TestMatch sends packets of each kind and asks the kernel which class counted them.
+func TestMatch(t *testing.T) {
+	for _, c := range matches() {
 		t.Run(c.name, func(t *testing.T) {
 			lab := kerneltest.NewQuietLab(t)
 			k, on := lab.Node.Open(t), lab.Session.Interface
-			// Quick enough that nothing waits, and two queues.
-			leaves := []tc.Leaf{leaf(tc.DefaultMinor, "rest", 100*tc.Mbit, tc.Gbit), leaf(other, "other", 100*tc.Mbit, tc.Gbit)}
-			up := make([]tc.Filter, len(c.filters))
-			for i := range c.filters {
-				c.filters[i].Class = other
-				up[i] = mirrored(c.filters[i])
-			}
-			apply(t, k, on, plan(tree(tc.AtHost, tc.Gbit, leaves, c.filters...), tree(tc.AtIFB, tc.Gbit, slices.Clone(leaves), up...)))
-			for i, p := range slices.Concat(c.match, c.pass) {
-				want := other
-				if i >= len(c.match) {
-					want = tc.DefaultMinor
+			apply(t, k, on, c.plan())
+			c.send(t, lab, func(upload bool) map[tc.Minor]uint64 { return packetsOf(t, k, on, upload) })
+		})
+	}
+}
+
+// TestCommands gives a plan to ip and tc as it prints, with u32 where we have a program: each packet is of the same class.
+func TestCommands(t *testing.T) {
+	for _, c := range matches() {
+		t.Run(c.name, func(t *testing.T) {
+			lab := kerneltest.NewQuietLab(t)
+			const ifb = "ifb0"
+			commands := c.plan().Commands(tc.Devices{Host: lab.Session.Host, IFB: ifb})
+			for _, tool := range []struct {
+				name  string
+				lines []string
+			}{{"ip", commands.IP}, {"tc", commands.TC}} {
+				cmd := exec.CommandContext(t.Context(), tool.name, "-batch", "-")
+				cmd.Stdin = strings.NewReader(strings.Join(tool.lines, "\n") + "\n")
+				var said bytes.Buffer
+				cmd.Stdout, cmd.Stderr = &said, &said
+				if err := lab.Node.Do(cmd.Run); err != nil {
+					t.Fatalf("%s: %v\n%s", tool.name, err, said.String())
 				}
-				for _, upload := range []bool{false, true} {
-					before := packetsOf(t, k, on, upload)
-					lab.SendPacket(t, p, upload)
-					got := counted(t, k, on, upload, before, 1)
-					if got[want] != 1 || len(got) != 1 {
-						t.Errorf("%s (upload: %t) is counted by %v, want %v", fmt.Sprintf("%+v", p), upload, got, want)
+			}
+			c.send(t, lab, func(upload bool) map[tc.Minor]uint64 {
+				device := lab.Session.Host
+				if upload {
+					device = ifb
+				}
+				out := map[tc.Minor]uint64{}
+				for handle, class := range classes(t, lab.Node, device) {
+					if minor := tc.Minor(handle & 0xffff); minor != tc.ParentMinor {
+						out[minor] = uint64(class.Statistics.Basic.Packets)
 					}
 				}
-			}
+				return out
+			})
 		})
 	}
 }
