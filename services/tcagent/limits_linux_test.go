@@ -1,7 +1,10 @@
 package tcagent_test
 
 import (
+	"os/exec"
+	"strings"
 	"testing"
+	"time"
 
 	"agentyard.dev/libs/api"
 	"agentyard.dev/libs/tc"
@@ -21,4 +24,24 @@ func TestLimits(t *testing.T) {
 	y.counts("what the limit caught", func(s api.TrafficSessionCounters) bool {
 		return len(s.Limits) == 2 && s.Limits[0].Limit == "packet_rate" && s.Limits[0].Direction == "download" && s.Limits[0].Packets > 50 && s.Limits[1].Packets == 0
 	})
+}
+
+// TestAudit: what somebody changes without the kernel's telling the agent of it, as rules are, is as planned again after the next audit.
+func TestAudit(t *testing.T) {
+	y := newYard(t)
+	y.config.Audit = 100 * time.Millisecond
+	y.agent(nil)
+	p := shaped("s1", 20*tc.Mbit)
+	p.Limits = []tc.Limit{{Kind: tc.Connections, Direction: tc.Upload, Count: 5}}
+	_, hash := y.plan("s1", kerneltest.Session4, p)
+	y.applied("s1", hash)
+	const table = "agentyard"
+	there := func() bool { return strings.Contains(kerneltest.Tables(t, y.lab.Session.Namespace), table) }
+	if !there() {
+		t.Fatal("the session has no rules")
+	}
+	for range 3 {
+		must(t, y.lab.Session.Do(exec.CommandContext(t.Context(), "nft", "delete", "table", "inet", table).Run))
+		y.until(func() (bool, string) { return there(), "the rules are gone" })
+	}
 }
