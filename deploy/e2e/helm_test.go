@@ -19,7 +19,7 @@ import (
 )
 
 // helmWithin bounds an installation and an upgrade, on a machine that has much else to do.
-const helmWithin = 6 * time.Minute
+const helmWithin = 12 * time.Minute
 
 // helm is what "helm" would do.
 type helm struct {
@@ -110,6 +110,7 @@ func values() tree {
 			"image":         tree{"registry": registry, "tag": running.tag, "pullPolicy": "IfNotPresent"},
 			"bus":           tree{"replicas": 3},
 			"networkPolicy": tree{"nodes": []any{"198.18.0.0/24"}},
+			"tracing":       tree{"endpoint": running.spans.URL, "port": running.spans.Port},
 		},
 		"nats": tree{
 			"replicas": 3, "image": tree{"registry": registry, "repository": "nats", "tag": running.tag},

@@ -20,6 +20,7 @@ import (
 
 	"agentyard.dev/deploy/cluster"
 	"agentyard.dev/deploy/e2e/enforce"
+	"agentyard.dev/services/standalone/yardtest/spantest"
 )
 
 const (
@@ -27,7 +28,7 @@ const (
 	release      = "agentyard"
 	sessionSpace = release + "-sessions"
 	startWithin  = 20 * time.Minute // on a machine that builds everything anew and has much else to do
-	patience     = 2 * time.Minute
+	patience     = 5 * time.Minute  // on a machine that has much else to do
 )
 
 // running is what all tests have in common.
@@ -37,6 +38,7 @@ var running struct {
 	helm    *helm
 	tag     string // of this checkout's images
 	past    *past  // the release before; nil: none is known
+	spans   *spantest.Collector
 }
 
 func TestMain(m *testing.M) {
@@ -89,7 +91,7 @@ func run(m *testing.M) (int, error) {
 		images = append(images, running.past.images...)
 		stage("the release before is " + running.past.commit)
 	}
-	c, err := cluster.Start(ctx, cluster.Config{Nodes: 2, NodeGrace: 20 * time.Second, Images: images})
+	c, err := cluster.Start(ctx, cluster.Config{Nodes: 2, Images: images})
 	if err != nil {
 		return 0, err
 	}
@@ -118,6 +120,10 @@ func run(m *testing.M) (int, error) {
 	if err := prepare(ctx); err != nil {
 		return 0, fmt.Errorf("prepare the cluster: %w", err)
 	}
+	if running.spans, err = spantest.Listen(cluster.Gateway + ":0"); err != nil {
+		return 0, err
+	}
+	defer running.spans.Close()
 	if running.helm, err = newHelm(filepath.Join(dir, "kube-cache")); err != nil {
 		return 0, err
 	}
