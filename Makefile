@@ -37,8 +37,8 @@ test-guest: ## run tests of traffic control on a whole Debian kernel in an emula
 test-cluster: ## run the tests that need a real Kubernetes, which they start on this machine (Linux, root; the first time builds it)
 	@.ci/cluster-deps
 	go vet -tags cluster $(CLUSTER_PACKAGES) $(CONTROL_PACKAGES)
-	go test -count=1 -p 2 -tags cluster -timeout 15m $(CLUSTERFLAGS) -run '^($(CONTROL_TESTS))$$' $(CONTROL_PACKAGES)
-	go test -count=1 -p 2 -parallel 4 -tags cluster -timeout 25m $(CLUSTERFLAGS) $(CLUSTER_PACKAGES)
+	go test -count=1 -p 2 -tags cluster -timeout 40m $(CLUSTERFLAGS) -run '^($(CONTROL_TESTS))$$' $(CONTROL_PACKAGES)
+	go test -count=1 -p 2 -parallel 4 -tags cluster -timeout 40m $(CLUSTERFLAGS) $(CLUSTER_PACKAGES)
 
 # The tag leaves out of Prometheus what no session's collector looks for its targets with.
 test-otel: ## have a real OpenTelemetry collector work with a session's configuration (builds it the first time, which takes a while)

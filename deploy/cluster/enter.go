@@ -46,6 +46,9 @@ func Enter() {
 // Check says why a cluster with nodes cannot be had here, or not within a minute: nil if it can. The program must call Enter when Probing
 // reports true.
 func Check(ctx context.Context) error {
+	if err := checkMachine(); err != nil {
+		return err
+	}
 	_, path, err := kubeall(ctx)
 	if err != nil {
 		return err
@@ -53,7 +56,7 @@ func Check(ctx context.Context) error {
 	if _, err := os.Stat(path); err != nil {
 		return errors.New("no Kubernetes is built here yet (go run ./deploy/cluster/cmd/cluster -build)")
 	}
-	return checkMachine()
+	return nil
 }
 
 // Probing reports whether this program was started by Check.
