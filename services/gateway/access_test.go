@@ -31,6 +31,38 @@ func TestCredentials(t *testing.T) {
 			}
 		}
 	})
+	t.Run("are read strictly", func(t *testing.T) {
+		for body, want := range map[string]struct {
+			status  int
+			pointer string
+		}{
+			`{"key":"alice-key"}`:                    {200, ""},
+			`{"key":"nope","key":"alice-key"}`:       {400, "/key"},
+			`{"KEY":"alice-key"}`:                    {400, "/KEY"},
+			`{"key":"alice-key","as":"bob"}`:         {400, "/as"},
+			`{"key":["alice-key"]}`:                  {400, "/key"},
+			`{"key":null}`:                           {400, "/key"},
+			`["alice-key"]`:                          {400, ""},
+			`null`:                                   {400, ""},
+			`{"key":"alice-key"}{}`:                  {400, ""},
+			`{"key":"alice-key`:                      {400, ""},
+			"{\"key\":\"alice-key\xff\"}":            {400, ""},
+			`{"key":"` + strings.Repeat("k", 20_000): {413, ""},
+		} {
+			resp, got := call(t, g, "", "POST", "/api/v1/login", strings.NewReader(body))
+			if resp.StatusCode != want.status || want.pointer != "" && !strings.Contains(got, `"pointer":"`+want.pointer+`"`) || strings.Contains(got, "Go value") {
+				t.Errorf("%.60s: %d %s", body, resp.StatusCode, got)
+			}
+		}
+		if resp, got := call(t, g, "", "POST", "/api/v1/login", strings.NewReader(`{"key":"alice-key"}`), "Content-Type", "text/plain"); resp.StatusCode != 415 || len(resp.Cookies()) > 0 {
+			t.Errorf("as a form sends it: %d %s", resp.StatusCode, got)
+		}
+		for body, want := range map[string]int{`{}`: 201, `{"x":1}`: 400, `{`: 400} {
+			if resp, got := call(t, g, "alice-key", "POST", "/api/v1/tickets", strings.NewReader(body)); resp.StatusCode != want {
+				t.Errorf("a ticket for %s: %d %s", body, resp.StatusCode, got)
+			}
+		}
+	})
 	t.Run("in a cookie read, and write from the same origin only", func(t *testing.T) {
 		resp, body := call(t, g, "", "POST", "/api/v1/login", strings.NewReader(`{"key":"alice-key"}`))
 		cookies := resp.Cookies()

@@ -1,7 +1,6 @@
 package gateway
 
 import (
-	"io"
 	"net/http"
 	"time"
 
@@ -40,15 +39,10 @@ func (g *Gateway) handleLogin(w http.ResponseWriter, r *http.Request) {
 		fail(w, r, err)
 		return
 	}
-	body, err := io.ReadAll(r.Body)
-	if err != nil {
-		fail(w, r, upstreamError(r, err))
-		return
-	}
 	var req struct {
 		Key string `json:"key"`
 	}
-	if err := decodeStrict(body, &req); err != nil {
+	if err := rpc.ReadBody(w, r, maxLoginBody, &req); err != nil {
 		fail(w, r, err)
 		return
 	}

@@ -23,6 +23,8 @@ const ticketLife = 30 * time.Second
 
 const ticketBytes = 32
 
+const maxTicketBody = 1 << 10 // there is nothing to say
+
 // ticket is what the TICKETS ledger keeps: under the ticket's hash, the credential that it stands for, sealed with the
 // ticket itself. Whoever reads the ledger can neither use the ticket nor learn the credential.
 type ticket struct {
@@ -110,10 +112,19 @@ func ticketKey(b []byte) bus.Key {
 	return bus.Key{Tenant: "gateway", ID: hex.EncodeToString(sum[:])}
 }
 
+// handleTicket is POST /api/v1/tickets. A repeat makes another ticket, whatever its Idempotency-Key: one is of no use twice, and gone after ticketLife.
 func (g *Gateway) handleTicket(w http.ResponseWriter, r *http.Request, c *caller) {
+	if err := bound(w, r, maxTicketBody); err != nil {
+		fail(w, r, err)
+		return
+	}
+	if err := rpc.ReadBody(w, r, maxTicketBody, &struct{}{}); err != nil {
+		fail(w, r, err)
+		return
+	}
 	raw, err := g.tickets.issue(r.Context(), c.ID, c.credential)
 	if err != nil {
-		rpc.WriteError(w, r, err)
+		fail(w, r, err)
 		return
 	}
 	rpc.WriteJSON(w, r, http.StatusCreated, TicketResponse{Ticket: raw, ExpiresIn: int(ticketLife / time.Second)})

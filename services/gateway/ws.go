@@ -176,7 +176,7 @@ func parseFrame(typ websocket.MessageType, data []byte) (frame, error) {
 	if typ != websocket.MessageText {
 		return f, api.Errorf(api.CodeInvalid, "frames are text: one JSON object each")
 	}
-	if err := decodeStrict(data, &f); err != nil {
+	if err := rpc.DecodeStrict(data, &f); err != nil {
 		return frame{Op: clip(f.Op), Ref: clip(f.Ref)}, err
 	}
 	if len(f.Ref) > maxRef {
