@@ -66,10 +66,16 @@ func TestOperations(t *testing.T) {
 			{"POST", "/ws", 405},
 			{"POST", "/health", 405},
 			{"GET", "/ws", 426},
+			{"GET", "/api/v1/sessions/" + id("s", "none") + "/events", 404},
+			{"GET", "/api/v1/sessions/" + id("s", "none") + "/agent/status", 404},
+			{"GET", "/api/v1/users/me?token=x", 400},
 		} {
 			resp, body := call(t, g, "alice-key", c.method, c.path, nil)
 			if resp.StatusCode != c.status || resp.Header.Get("Content-Type") != "application/problem+json" {
 				t.Errorf("%s %s: %d %s %s", c.method, c.path, resp.StatusCode, resp.Header.Get("Content-Type"), body)
+			}
+			if id := resp.Header.Get("X-Request-Id"); id == "" || between(body, `"request_id":"`, `"`) != id {
+				t.Errorf("%s %s: request %q, but %s", c.method, c.path, id, body)
 			}
 		}
 	})
