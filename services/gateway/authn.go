@@ -224,15 +224,19 @@ func evict[K comparable, V any](m map[K]V, limit int) {
 	}
 }
 
-// credential returns what r presents, and whether as a cookie. A credential in the URL is refused: URLs end in logs,
-// histories and Referer headers.
-func (g *Gateway) credential(r *http.Request) (cred string, cookie bool, err error) {
+// checkURL refuses a credential in the URL: URLs end in logs, histories and Referer headers.
+func checkURL(r *http.Request) error {
 	if r.URL.RawQuery != "" && strings.Contains(r.URL.RawQuery, "token=") {
 		q := r.URL.Query()
 		if q.Has("token") || q.Has("access_token") {
-			return "", false, api.Errorf(api.CodeInvalid, "a token does not belong in a URL, where logs and histories keep it; send it in the header Authorization, or use a ticket from POST /api/v1/tickets")
+			return api.Errorf(api.CodeInvalid, "a token does not belong in a URL, where logs and histories keep it; send it in the header Authorization, or use a ticket from POST /api/v1/tickets")
 		}
 	}
+	return nil
+}
+
+// credential returns what r presents, and whether as a cookie.
+func (g *Gateway) credential(r *http.Request) (cred string, cookie bool, err error) {
 	if hs := r.Header["Authorization"]; len(hs) > 0 {
 		scheme, cred, _ := strings.Cut(hs[0], " ")
 		if len(hs) > 1 || !strings.EqualFold(scheme, "Bearer") || cred == "" {
@@ -250,6 +254,14 @@ func (g *Gateway) credential(r *http.Request) (cred string, cookie bool, err err
 
 // authenticate returns the caller of r.
 func (g *Gateway) authenticate(r *http.Request) (*caller, error) {
+	if err := checkURL(r); err != nil {
+		return nil, err
+	}
+	return g.authenticatePort(r)
+}
+
+// authenticatePort is authenticate for a request whose query is all for a session's own server, which may want a token of its own there.
+func (g *Gateway) authenticatePort(r *http.Request) (*caller, error) {
 	cred, cookie, err := g.credential(r)
 	if err != nil {
 		return nil, err

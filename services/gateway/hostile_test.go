@@ -105,7 +105,8 @@ func TestHostilePaths(t *testing.T) {
 			"/agent/status?a=%20b&c": "/status?a=%20b&c", "/agent": "/", "/agent/": "/", "/agent/a%20b/c%2Fd": "/a%20b/c%2Fd", "/agent/100%25": "/100%25",
 			"/agent/.well-known/x": "/.well-known/x", "/agent/x..y": "/x..y", "/agent/yard_/": "/yard_/",
 			"/ports/3000/": "/_yard/ports/3000/", "/ports/3000": "/_yard/ports/3000/", "/ports/65535/a/b?x=1": "/_yard/ports/65535/a/b?x=1",
-			"/files?path=a/b%20c&x=1": "/_yard/files?path=a%2Fb+c", "/files": "/_yard/files?path=",
+			"/ports/3000/lab?token=its-own": "/_yard/ports/3000/lab?token=its-own",
+			"/files?path=a/b%20c&x=1":       "/_yard/files?path=a%2Fb+c", "/files": "/_yard/files?path=",
 		} {
 			asked.Store(nil)
 			status, body := raw(t, g, "GET "+base+p+" HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer alice-key\r\nConnection: close\r\n\r\n")

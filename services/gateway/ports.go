@@ -18,7 +18,7 @@ func (g *Gateway) servePort(w *recorder, r *http.Request, id, rest string) {
 	if i := strings.IndexByte(text, '/'); i >= 0 {
 		text, tail = text[:i], text[i:]
 	}
-	g.forward(w, r, id, g.authenticate, func(t *target) error {
+	g.forward(w, r, id, g.authenticatePort, func(t *target) error {
 		port, err := parsePort(text)
 		if err != nil {
 			return err
