@@ -84,7 +84,7 @@ func extraPaths() map[string]any {
 		return item
 	}
 	rest := param("path", "path", "goes on as it is", true)
-	filePath := param("path", "query", "relative to the workspace", true)
+	filePath := func(what string, required bool) map[string]any { return param("path", "query", what, required) }
 	return map[string]any{
 		"/api/v1/sessions/{id}/events": map[string]any{"get": op("Stream a session's events (SSE)", "200", "text/event-stream: id is the sequence, event the type, data the Event", sid, after, resume, follow, ticket)},
 		"/api/v1/tasks/{id}/events": map[string]any{"get": op("Stream a task's changes and the events of its sessions (SSE)", "200",
@@ -95,8 +95,9 @@ func extraPaths() map[string]any {
 		"/ws": map[string]any{"get": op("Follow many sessions over one WebSocket", "101",
 			"client frames subscribe, unsubscribe, message, interrupt, approve, ping; server frames event, ack, error, pong", ticket)},
 		"/api/v1/sessions/{id}/files": map[string]any{
-			"get": op("Read a file or list a directory of the workspace", "200", "the file, or a list", sid, filePath),
-			"put": op("Write a file of the workspace", "204", "written", sid, filePath),
+			"get": op("Read a file or list a directory of the workspace", "200", "the file, or {items: [{path, type, size, mod_time}]} of a directory",
+				sid, filePath("relative to the workspace, which itself is listed without", false)),
+			"put": op("Write a file of the workspace", "200", "{path, type, size, mod_time} of what was written", sid, filePath("relative to the workspace", true)),
 		},
 		"/api/v1/sessions/{id}/agent/{path}":        every("The session's own agent API as it is", sid, rest),
 		"/api/v1/sessions/{id}/ports/{port}/{path}": every("A web server in the session, sandboxed", sid, param("port", "path", "1–65535", true), rest),
@@ -117,7 +118,8 @@ type (
 	pageOp struct {
 		Method, Path, Summary string
 		Params                []pageParam
-		Body, Answer          string
+		Body                  string // the name of a shape
+		Status, Answer        string // of success; its shape, if it has one
 	}
 	pageParam struct{ Name, In, What string }
 	pageModel struct{ Name, Schema string }
@@ -157,7 +159,7 @@ func renderPage(doc []byte) ([]byte, error) {
 			}
 			for status, r := range o.Responses {
 				if status[0] == '2' {
-					p.Answer = status + " " + refName(r)
+					p.Status, p.Answer = status, refName(r)
 				}
 			}
 			ops = append(ops, p)
@@ -194,22 +196,24 @@ func refName(raw json.RawMessage) string {
 	return name
 }
 
+// A shape's name is on what its details hide, since a browser opens those around what a link leads to, not the ones that it leads to.
 var pageTemplate = template.Must(template.New("docs").Parse(`<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{{.Info.Title}} API</title>
 <style>
 body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#1b1f24;background:#fff}
 code,pre{font:13px/1.45 ui-monospace,monospace}details{border-bottom:1px solid #d8dee4;padding:.45rem 0}summary{cursor:pointer}
 .m{display:inline-block;min-width:4.2rem;font-weight:600}.s{color:#57606a}table{border-collapse:collapse;margin:.5rem 0 .5rem 4rem}
-td{padding:.1rem .8rem .1rem 0;vertical-align:top}p.b{margin:.3rem 0 .3rem 4rem}pre{overflow:auto;background:#f6f8fa;padding:.7rem}
+td{padding:.1rem .8rem .1rem 0;vertical-align:top}p.b{margin:.3rem 0 .3rem 4rem}pre{overflow:auto;background:#f6f8fa;padding:.7rem;scroll-margin-top:3rem}
+summary,td{overflow-wrap:anywhere}@media(max-width:40rem){body{margin:1rem auto}table,p.b{margin-left:0}}
 @media(prefers-color-scheme:dark){body{background:#0d1117;color:#e6edf3}details{border-color:#30363d}pre{background:#161b22}a{color:#6cb6ff}.s{color:#8b949e}}
 </style></head><body>
 <h1>{{.Info.Title}} API <small class="s">{{.Info.Version}}</small></h1>
 <p>The same as a document for programs: <a href="/openapi.json">/openapi.json</a> (OpenAPI 3.1). Send <code>Authorization: Bearer &lt;API key&gt;</code>.</p>
 {{range .Ops}}<details><summary><code class="m">{{.Method}}</code> <code>{{.Path}}</code> <span class="s">{{.Summary}}</span></summary>
 {{if .Params}}<table>{{range .Params}}<tr><td><code>{{.Name}}</code></td><td class="s">{{.In}}</td><td>{{.What}}</td></tr>{{end}}</table>{{end}}
-{{if .Body}}<p class="b">Body: <a href="#{{.Body}}">{{.Body}}</a></p>{{end}}{{if .Answer}}<p class="b">Answer: <code>{{.Answer}}</code></p>{{end}}
+{{if .Body}}<p class="b">Body: <a href="#{{.Body}}">{{.Body}}</a></p>{{end}}{{if .Status}}<p class="b">Answer: <code>{{.Status}}</code>{{if .Answer}} <a href="#{{.Answer}}">{{.Answer}}</a>{{end}}</p>{{end}}
 </details>{{end}}
 <h2>Shapes</h2>
-{{range .Models}}<details id="{{.Name}}"><summary><code>{{.Name}}</code></summary><pre>{{.Schema}}</pre></details>{{end}}
+{{range .Models}}<details><summary><code>{{.Name}}</code></summary><pre id="{{.Name}}">{{.Schema}}</pre></details>{{end}}
 </body></html>
 `))
