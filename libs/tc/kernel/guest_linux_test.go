@@ -49,6 +49,9 @@ func TestGuestRate(t *testing.T) {
 // TestGuestNoBurst: with fq_codel, which is what kernels mostly have.
 func TestGuestNoBurst(t *testing.T) { noBurst(t, false, 40*tc.Mbit, 10*tc.Mbit, 1) }
 
+// TestGuestReplay: with queues of every kind.
+func TestGuestReplay(t *testing.T) { replayed(t, 200) }
+
 // TestGuestNetem: delay within 1 %, and loss and doubling by the numbers.
 func TestGuestNetem(t *testing.T) {
 	lab := kerneltest.NewLab(t)

@@ -23,8 +23,10 @@ import (
 
 // TestReplay does to an interface what can happen to one: plans, processes that die within a change, and other people's hands. After
 // each plan it holds what a clean interface with that plan holds. REPLAY_SEED repeats a run.
-func TestReplay(t *testing.T) {
-	const steps = 600
+func TestReplay(t *testing.T) { replayed(t, 600) }
+
+func replayed(t *testing.T, steps int) {
+	t.Helper()
 	seed := uint64(time.Now().UnixNano())
 	if s := os.Getenv("REPLAY_SEED"); s != "" {
 		v, err := strconv.ParseUint(s, 10, 64)

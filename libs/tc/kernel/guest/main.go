@@ -28,7 +28,7 @@ var modules = strings.Fields(`veth ifb tun sch_htb sch_ingress sch_fq_codel sch_
 	nf_tables nf_conntrack nft_ct nft_connlimit nft_limit nfnetlink af_packet`)
 
 // tests are those that make sense there: those that only this kernel can do, and those whose subject is what it does otherwise.
-const tests = "Guest|Probe|TestApply|Foreign|Queues|Match|Failure|Orphan|Shares|PacketRate|ConnectionRate|FaultLoses|Ease|Replay"
+const tests = "Guest|Probe|TestApply|Foreign|Queues|Match|Failure|Orphan|Shares|PacketRate|ConnectionRate|FaultLoses|Ease"
 
 // limit is how long the machine may run: it takes about a minute.
 const limit = 15 * time.Minute
