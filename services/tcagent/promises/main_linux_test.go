@@ -55,7 +55,7 @@ func serve(what string) error {
 func build(t *testing.T) (dir string) {
 	t.Helper()
 	dir = t.TempDir()
-	cmd := exec.CommandContext(t.Context(), "go", "build", "-o", dir+"/", "agentyard.dev/services/tcagent/cmd/tcagent", "agentyard.dev/services/tcagent/cmd/tccontroller")
+	cmd := exec.CommandContext(t.Context(), "go", "build", "-ldflags=-s -w", "-o", dir+"/", "agentyard.dev/services/tcagent/cmd/tcagent", "agentyard.dev/services/tcagent/cmd/tccontroller")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("build the commands: %v\n%s", err, out)
 	}
