@@ -29,36 +29,40 @@ const (
 // nextCheck is partCheck with jitter: thousands of followers that came at one moment, when the bus did, shall not come back at one moment.
 func (c *Conn) nextCheck() time.Duration { return c.partCheck/2 + rand.N(c.partCheck) } //nolint:gosec // jitter
 
-// FollowPart calls f for the changes of one tenant's part of a ledger, with a revision above after, until ctx ends or f returns an error,
-// which it returns. It holds no consumer, so any number of processes may do so: it reads what there is, follows what the ledger
-// republishes under live (LedgerConfig.Live), and reads again when something was missed. A change may come twice, and one that another has
-// superseded before it was read not at all; f keeps what is the newest (Entry.NewerThan). When the bus lost its data, and the ledger begins anew, it
-// is read from its beginning, and what was told before is not taken back. atHead, if not nil, is called when all that
-// there was has been told. While the bus is away it waits.
-func (l *Ledger[T]) FollowPart(ctx context.Context, live, tenant string, after uint64, f func(Entry[T]) error, atHead func()) error {
-	once := func() {
-		if atHead != nil {
-			atHead()
-			atHead = nil
-		}
-	}
-	return l.FollowPartAnd(ctx, live, tenant, after, nil, f, once)
+// Part is a tenant's part of a ledger, and how it is followed.
+type Part[T any] struct {
+	// Live is where the ledger's changes are republished (LedgerConfig.Live).
+	Live   string
+	Tenant string
+	// After is the revision behind which it begins.
+	After uint64
+	// Also, if not nil, lists entities of other parts to be followed, too: it is asked after each change of the part, and must not block.
+	Also func() []Key
+	// Read, if not nil, reads the changes that it knows for less than JSON costs.
+	Read func(data []byte) (c api.Change[T], ok bool)
+	// Tell is called for each change.
+	Tell func(Entry[T]) error
+	// CaughtUp, if not nil, is called whenever all that there was has been told, of entities that are listed anew, too.
+	CaughtUp func()
 }
 
-// FollowPartAnd is FollowPart with entities of other parts, which also lists: it is asked after each change of the part, and does not block. What was
-// written to the part before a change of one of these is told before that. caughtUp is called whenever all that there was has been told, of entities
-// that are listed anew, too.
-func (l *Ledger[T]) FollowPartAnd(ctx context.Context, live, tenant string, after uint64, also func() []Key, f func(Entry[T]) error, caughtUp func()) error {
-	if err := checkToken("tenant", tenant); err != nil {
+// FollowPart tells of the changes of a part until ctx ends or Tell returns an error, which it returns. It holds no consumer, so any number of processes may do so: it reads what there is,
+// follows what the ledger republishes, and reads again when something was missed. A change may come twice, and one that another has
+// superseded before it was read not at all; Tell keeps what is the newest (Entry.NewerThan). What was written to the part before a change of an entity of another is told before
+// that. When the bus lost its data, and the ledger begins anew, it is read from its beginning, and what was told before is not taken back. While the bus is away it waits.
+func (l *Ledger[T]) FollowPart(ctx context.Context, cfg Part[T]) error {
+	if err := checkToken("tenant", cfg.Tenant); err != nil {
 		return err
 	}
+	if cfg.CaughtUp == nil {
+		cfg.CaughtUp = func() {}
+	}
 	p := &part[T]{
-		l: l, live: live, tenant: tenant, also: also, f: f, pos: after, others: map[Key]*other{},
-		inbox: make(chan *nats.Msg, partRing), missed: make(chan struct{}, 1),
+		Part: cfg, l: l, pos: cfg.After, others: map[Key]*other{}, inbox: make(chan *nats.Msg, partRing), missed: make(chan struct{}, 1),
 	}
 	defer p.leave()
 	for n := 1; ; n++ {
-		end, err := l.c.subscribeInto(live+tenant+".*", p.inbox, p.miss)
+		end, err := l.c.subscribeInto(p.Live+p.Tenant+".*", p.inbox, p.miss)
 		if err == nil {
 			if err = l.c.confirm(ctx); err == nil {
 				defer end()
@@ -76,20 +80,17 @@ func (l *Ledger[T]) FollowPartAnd(ctx context.Context, live, tenant string, afte
 		if err := p.catchUp(ctx); err != nil {
 			return err
 		}
-		caughtUp()
-		if err := p.follow(ctx, check, caughtUp); err != nil {
+		p.CaughtUp()
+		if err := p.follow(ctx, check); err != nil {
 			return err
 		}
 	}
 }
 
-// part is one call of FollowPartAnd.
+// part is one call of FollowPart.
 type part[T any] struct {
-	l      *Ledger[T]
-	live   string
-	tenant string
-	also   func() []Key
-	f      func(Entry[T]) error
+	Part[T]
+	l *Ledger[T]
 
 	epoch  int64  // of the stream that pos is a position in
 	pos    uint64 // everything of the part up to here was read
@@ -111,12 +112,12 @@ type other struct {
 // maxOthers bounds the entities of other parts that are heard. The others are read at each check.
 const maxOthers = 128
 
-// sync follows what also lists.
+// sync follows what Also lists.
 func (p *part[T]) sync() {
-	if p.also == nil {
+	if p.Also == nil {
 		return
 	}
-	keys := p.also()
+	keys := p.Also()
 	for key, o := range p.others {
 		if !slices.Contains(keys, key) {
 			o.leave()
@@ -130,7 +131,7 @@ func (p *part[T]) sync() {
 		o := &other{}
 		if len(p.others) < maxOthers {
 			// What is asked for after this is read behind it: the bus takes what one connection says in order.
-			end, err := p.l.c.subscribeInto(p.live+key.Tenant+"."+key.ID, p.inbox, p.miss)
+			end, err := p.l.c.subscribeInto(p.Live+key.Tenant+"."+key.ID, p.inbox, p.miss)
 			if err != nil {
 				p.l.c.log.Warn("follow", "stream", p.l.stream, "entry", key.ID, "err", err)
 			}
@@ -190,7 +191,7 @@ func (p *part[T]) catchUp(ctx context.Context) error {
 
 // readPart reads what is new in the part.
 func (p *part[T]) readPart(ctx context.Context) error {
-	subject := p.l.prefix + p.tenant + ".*"
+	subject := p.l.prefix + p.Tenant + ".*"
 	for n := 1; ; n++ {
 		last, err := p.l.c.getLast(ctx, p.l.stream, subject)
 		if errors.Is(err, errNoMessage) {
@@ -243,7 +244,7 @@ func (p *part[T]) pages(ctx context.Context, page func(each func(stored) error) 
 		case stop != nil:
 			return stop
 		case err != nil && api.CodeOf(err) != api.CodeUnavailable:
-			return fmt.Errorf("follow %s of %s: %w", p.l.cfg.Noun, p.tenant, err)
+			return fmt.Errorf("follow %s of %s: %w", p.l.cfg.Noun, p.Tenant, err)
 		case err != nil: // the bus is away, or the ledger not made yet
 			if err := p.pause(ctx, n); err != nil {
 				return err
@@ -257,14 +258,24 @@ func (p *part[T]) pages(ctx context.Context, page func(each func(stored) error) 
 	}
 }
 
-// tell calls f for a change. One that cannot be read is a newer release's: the others are to be followed all the same.
+// tell calls Tell for a change. One that cannot be read is a newer release's: the others are to be followed all the same.
 func (p *part[T]) tell(key Key, m stored) error {
-	e, err := p.l.decode(key, m)
+	e, err := p.decode(key, m)
 	if err != nil {
 		p.l.c.log.Error("a change cannot be read", "err", err)
 		return nil
 	}
-	return p.f(e)
+	return p.Tell(e)
+}
+
+func (p *part[T]) decode(key Key, m stored) (Entry[T], error) {
+	if p.Read != nil {
+		if c, ok := p.Read(m.data); ok {
+			c.Rev = m.seq
+			return Entry[T]{Key: key, Created: createdAt(m), Epoch: epochOf(m), Change: c}, nil
+		}
+	}
+	return p.l.decode(key, m)
 }
 
 // othersAsked is how many entities of other parts are asked for at a time.
@@ -308,7 +319,7 @@ func (p *part[T]) behind(ctx context.Context) bool {
 	if len(keys) > othersAsked {
 		return true
 	}
-	req := batchRequest{Batch: partPage, NewestFor: []string{p.l.prefix + p.tenant + ".*"}}
+	req := batchRequest{Batch: partPage, NewestFor: []string{p.l.prefix + p.Tenant + ".*"}}
 	for _, key := range keys {
 		req.NewestFor = append(req.NewestFor, p.l.prefix+key.Tenant+"."+key.ID)
 	}
@@ -329,7 +340,7 @@ func (p *part[T]) behind(ctx context.Context) bool {
 }
 
 // follow tells what comes until something may be missing.
-func (p *part[T]) follow(ctx context.Context, check *time.Timer, caughtUp func()) error {
+func (p *part[T]) follow(ctx context.Context, check *time.Timer) error {
 	seen := map[string]uint64{} // by entity of the part: its last change that came live
 	for {
 		select {
@@ -342,7 +353,7 @@ func (p *part[T]) follow(ctx context.Context, check *time.Timer, caughtUp func()
 				if err := p.readOthers(ctx); err != nil {
 					return err
 				}
-				caughtUp()
+				p.CaughtUp()
 			}
 		case <-p.missed:
 			return nil
@@ -366,10 +377,10 @@ func (p *part[T]) take(m *nats.Msg, seen map[string]uint64) (missing bool, err e
 		return true, nil
 	}
 	o := p.others[key]
-	if o == nil && key.Tenant != p.tenant {
+	if o == nil && key.Tenant != p.Tenant {
 		return false, nil // it is followed no more
 	}
-	e, err := p.l.decode(key, stored{seq: seq, header: m.Header, data: m.Data})
+	e, err := p.decode(key, stored{seq: seq, header: m.Header, data: m.Data})
 	if err != nil {
 		p.l.c.log.Error("a change cannot be read", "err", err)
 		return false, nil
@@ -386,7 +397,7 @@ func (p *part[T]) take(m *nats.Msg, seen map[string]uint64) (missing bool, err e
 			return false, nil
 		}
 		o.pos = seq
-		return false, p.f(e)
+		return false, p.Tell(e)
 	}
 	if seq <= p.pos {
 		return false, nil // read already
@@ -395,7 +406,7 @@ func (p *part[T]) take(m *nats.Msg, seen map[string]uint64) (missing bool, err e
 		return true, nil // one of this entity is missing
 	}
 	seen[key.ID] = seq
-	if err := p.f(e); err != nil {
+	if err := p.Tell(e); err != nil {
 		return false, err
 	}
 	p.sync()

@@ -67,7 +67,7 @@ func startPart(t *testing.T, c *bus.Conn, node string) *partSeen {
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() {
-		ended <- bus.ReadLedger[thing](c, api.NounPlans).FollowPart(ctx, api.LivePlansPrefix, node, 0, seen.take, func() { close(head) })
+		ended <- bus.ReadLedger[thing](c, api.NounPlans).FollowPart(ctx, bus.Part[thing]{Live: api.LivePlansPrefix, Tenant: node, Tell: seen.take, CaughtUp: sync.OnceFunc(func() { close(head) })})
 	}()
 	t.Cleanup(func() {
 		cancel()
@@ -123,7 +123,7 @@ func TestFollowPart(t *testing.T) {
 	fctx, cancel := context.WithCancel(ctx)
 	ended := make(chan error, 1)
 	go func() {
-		ended <- bus.ReadLedger[thing](follower, api.NounPlans).FollowPart(fctx, api.LivePlansPrefix, "node1", 0, seen.take, func() { close(head) })
+		ended <- bus.ReadLedger[thing](follower, api.NounPlans).FollowPart(fctx, bus.Part[thing]{Live: api.LivePlansPrefix, Tenant: "node1", Tell: seen.take, CaughtUp: sync.OnceFunc(func() { close(head) })})
 	}()
 	<-head
 	seen.becomes(t, map[string]int{"s1": 1, "s2": 1})

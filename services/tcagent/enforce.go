@@ -14,12 +14,12 @@ import (
 type session struct {
 	accepted
 	plan      *tc.Plan
-	gone      bool                  // take the plan away, and forget the session
-	confirmed bool                  // the bus has told of it since the agent started
-	heard     position              // of the newest change of its own entry that the bus told of,
-	own       api.TrafficPlanRecord // and that
-	early     bool                  // it is not known yet whether that is the newest (shared)
-	refused   bool                  // what the bus told last was not taken on
+	gone      bool     // take the plan away, and forget the session
+	confirmed bool     // the bus has told of it since the agent started
+	heard     position // of the newest change of its own entry that the bus told of,
+	own       received // and that
+	early     bool     // it is not known yet whether that is the newest (shared)
+	refused   bool     // what the bus told last was not taken on
 
 	shares  shares            // of the node's uplink, now (allocate.go)
 	fault   *faulty           // the last, which may have ended; nil: none (fault.go)
@@ -151,6 +151,9 @@ func (s *Service) idle() time.Duration {
 	for _, until := range s.faults {
 		d = min(d, time.Until(until))
 	}
+	if !s.reportBy.IsZero() {
+		d = min(d, time.Until(s.reportBy))
+	}
 	for id := range s.dirty {
 		if n := s.sessions[id]; n != nil {
 			d = min(d, time.Until(n.after))
@@ -165,6 +168,10 @@ func (s *Service) due() (ids []string) {
 	defer s.mu.Unlock()
 	now := time.Now()
 	s.ended(now)
+	if !s.reportBy.IsZero() && !now.Before(s.reportBy) {
+		s.reportBy = time.Time{}
+		s.tell()
+	}
 	for id := range s.dirty {
 		n := s.sessions[id]
 		if n != nil && now.Before(n.after) {

@@ -14,8 +14,8 @@ import (
 
 // follow takes on this node's plans as they come, until ctx ends.
 func (s *Service) follow(ctx context.Context) error {
-	plans := bus.ReadLedger[api.TrafficPlanRecord](s.deps.Bus, api.NounPlans)
-	err := plans.FollowPartAnd(ctx, api.LivePlansPrefix, s.token, 0, s.groups, s.accept, s.caughtUp)
+	plans := bus.ReadLedger[received](s.deps.Bus, api.NounPlans)
+	err := plans.FollowPart(ctx, bus.Part[received]{Live: api.LivePlansPrefix, Tenant: s.token, Also: s.groups, Read: readChange, Tell: s.accept, CaughtUp: s.caughtUp})
 	if errors.Is(err, context.Canceled) {
 		return nil
 	}
@@ -23,11 +23,14 @@ func (s *Service) follow(ctx context.Context) error {
 }
 
 // decode reads a record's plan. It refuses a plan that this release would not understand, and one that is not what its hash says.
-func decode(r api.TrafficPlanRecord) (*tc.Plan, error) {
-	plan := &tc.Plan{}
-	err := json.Unmarshal(r.Plan, plan)
-	format := plan.Format
-	if err != nil { // perhaps for the reason that it is of another format
+func decode(r received) (plan *tc.Plan, err error) {
+	if plan = r.plan; plan == nil {
+		plan, err = tc.ReadPlan(r.Plan)
+	}
+	format := 0
+	if err == nil {
+		format = plan.Format
+	} else { // perhaps for the reason that it is of another format
 		var only struct {
 			Format int `json:"format"`
 		}
@@ -39,7 +42,7 @@ func decode(r api.TrafficPlanRecord) (*tc.Plan, error) {
 		return nil, fmt.Errorf("the plan's format %d is newer than this agent's %d; update the agent", format, tc.PlanFormat)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("read plan: %w", err)
+		return nil, err
 	}
 	if hash := tc.HashPlan(r.Plan); hash != r.Hash {
 		return nil, fmt.Errorf("the plan's hash is %s, it should be %s", hash, r.Hash)
@@ -51,7 +54,7 @@ func decode(r api.TrafficPlanRecord) (*tc.Plan, error) {
 }
 
 // accept takes a change of one session's plan, or of one that sessions share, on, if it is newer than what is known.
-func (s *Service) accept(e bus.Entry[api.TrafficPlanRecord]) error {
+func (s *Service) accept(e bus.Entry[received]) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.told, s.epoch = true, max(s.epoch, e.Epoch)
@@ -91,7 +94,7 @@ func (s *Service) accept(e bus.Entry[api.TrafficPlanRecord]) error {
 // choose takes a session's newest plan on: its own, or that which it shares.
 func (s *Service) choose(id string, now *session) {
 	now.early = false
-	to := accepted{position: now.heard, Record: now.own}
+	to := accepted{position: now.heard, Record: now.own.TrafficPlanRecord}
 	var plan *tc.Plan
 	var err error
 	if g := s.shared[now.own.Group]; g != nil && !g.gone && g.newerThan(now.heard) {

@@ -24,7 +24,7 @@ func TestDecode(t *testing.T) {
 		"newer format": {[]byte(`{"format":99}`), "", "update the agent"},
 		"nonsense":     {[]byte(`{`), "", "read plan"},
 	} {
-		got, err := decode(api.TrafficPlanRecord{Plan: c.plan, Hash: c.hash})
+		got, err := decode(received{TrafficPlanRecord: api.TrafficPlanRecord{Plan: c.plan, Hash: c.hash}})
 		if c.want == "" && (err != nil || got.Session != "s1") || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
 			t.Errorf("%s: %v", name, err)
 		}

@@ -40,9 +40,8 @@ func (s *Service) tell() {
 // tellLater says that there is something to announce, and to report later. It needs the mutex.
 func (s *Service) tellLater(id string) {
 	s.untold[id] = struct{}{}
-	select {
-	case s.late <- struct{}{}:
-	default:
+	if s.reportBy.IsZero() { // the enforcer's timer comes back to it
+		s.reportBy = time.Now().Add(reportLate + rand.N(reportLateMost-reportLate)) //nolint:gosec // jitter
 	}
 }
 
@@ -98,23 +97,14 @@ func (s *Service) report(ctx context.Context) error {
 
 // awaitNews waits until there is something to report since a report began, and reports false when ctx has ended.
 func (s *Service) awaitNews(ctx context.Context, began time.Time, beat <-chan time.Time) bool {
-	var later <-chan time.Time
-	for {
-		select {
-		case <-s.news:
-			wait(ctx, time.Until(began.Add(gather)))
-			return true
-		case <-s.late:
-			if later == nil {
-				later = time.After(reportLate + rand.N(reportLateMost-reportLate)) //nolint:gosec // jitter
-			}
-		case <-later:
-			return true
-		case <-beat:
-			return true
-		case <-ctx.Done():
-			return false
-		}
+	select {
+	case <-s.news:
+		wait(ctx, time.Until(began.Add(gather)))
+		return true
+	case <-beat:
+		return true
+	case <-ctx.Done():
+		return false
 	}
 }
 
@@ -168,6 +158,7 @@ func (s *Service) record() (api.TrafficNodeRecord, error) {
 	states := map[string]int{stateApplied: 0, stateFailed: 0, stateKept: 0, stateOff: 0}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.reportBy = time.Time{}
 	for id, n := range s.sessions {
 		if n.applied.State != "" && !n.gone {
 			r.Applied[id] = n.applied

@@ -9,7 +9,7 @@ import (
 // shared is a plan that sessions of this node share, with others' mostly (api.TrafficPlanRecord.Group). The Service's mutex guards it.
 type shared struct {
 	position
-	record api.TrafficPlanRecord
+	record received
 	plan   *tc.Plan // but for its session; nil: none yet, or wrong
 	wrong  error
 	gone   bool // sessions' own plans hold
@@ -43,7 +43,7 @@ func (s *Service) groups() (keys []bus.Key) {
 }
 
 // acceptShared takes a change of a plan that sessions share on. It needs the mutex.
-func (s *Service) acceptShared(e bus.Entry[api.TrafficPlanRecord]) {
+func (s *Service) acceptShared(e bus.Entry[received]) {
 	g := s.shared[e.Key.ID]
 	if g == nil || !e.NewerThan(g.Epoch, g.Rev) {
 		return

@@ -85,8 +85,8 @@ type Service struct {
 	faults   map[string]time.Time // when those of sessions end
 	gone     map[int]bool         // interfaces, by index, that the finder has not heard of yet
 	wake     chan struct{}        // there are some
-	news     chan struct{}        // there is something to report,
-	late     chan struct{}        // and later
+	news     chan struct{}        // there is something to report
+	reportBy time.Time            // when NODES says what was announced; zero: it says all
 }
 
 // New returns the service; Run starts it.
@@ -97,7 +97,7 @@ func New(cfg Config, deps Deps) *Service {
 	cfg = cfg.withDefaults()
 	return &Service{
 		cfg: cfg, deps: deps, log: deps.Logger, token: api.TrafficNodeToken(cfg.Node), metrics: newMetrics(deps.Metrics), store: store{dir: cfg.Data},
-		sessions: map[string]*session{}, shared: map[string]*shared{}, untold: map[string]struct{}{}, faults: map[string]time.Time{}, dirty: map[string]struct{}{}, wake: make(chan struct{}, 1), news: make(chan struct{}, 1), late: make(chan struct{}, 1),
+		sessions: map[string]*session{}, shared: map[string]*shared{}, untold: map[string]struct{}{}, faults: map[string]time.Time{}, dirty: map[string]struct{}{}, wake: make(chan struct{}, 1), news: make(chan struct{}, 1),
 	}
 }
 
@@ -151,10 +151,10 @@ func (s *Service) open(ctx context.Context) error {
 		return err
 	}
 	for _, a := range kept {
-		if plan, err := decode(a.Record); err != nil {
+		if plan, err := decode(received{TrafficPlanRecord: a.Record}); err != nil {
 			s.log.WarnContext(ctx, "a kept plan cannot be used", "session", a.Record.Session, "err", err)
 		} else {
-			n := &session{accepted: a, heard: a.position, own: a.Record, plan: plan}
+			n := &session{accepted: a, heard: a.position, own: received{TrafficPlanRecord: a.Record}, plan: plan}
 			if a.Own != (position{}) {
 				n.heard = a.Own
 			}

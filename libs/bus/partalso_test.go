@@ -41,8 +41,8 @@ func (s *listed) take(e bus.Entry[thing]) error {
 	return s.partSeen.take(e)
 }
 
-// TestFollowPartAnd: what a part names in other parts is followed from then on, with what is there already, and no longer than that.
-func TestFollowPartAnd(t *testing.T) {
+// TestFollowPartAlso: what a part names in other parts is followed from then on, with what is there already, and no longer than that.
+func TestFollowPartAlso(t *testing.T) {
 	ring, err := bus.OpenKeyring(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
@@ -65,11 +65,11 @@ func TestFollowPartAnd(t *testing.T) {
 	ended := make(chan error, 1)
 	follower := bustest.ConnectNode(t, srv, ring, "node1")
 	go func() {
-		ended <- bus.ReadLedger[thing](follower, api.NounPlans).FollowPartAnd(ctx, api.LivePlansPrefix, "node1", 0, seen.also, seen.take, func() {
+		ended <- bus.ReadLedger[thing](follower, api.NounPlans).FollowPart(ctx, bus.Part[thing]{Live: api.LivePlansPrefix, Tenant: "node1", Also: seen.also, Tell: seen.take, CaughtUp: func() {
 			seen.mu.Lock()
 			seen.caughtUp++
 			seen.mu.Unlock()
-		})
+		}})
 	}()
 	defer func() {
 		cancel()
@@ -155,8 +155,8 @@ func (s *listed) told() []string {
 	return slices.Clone(s.order)
 }
 
-// TestFollowPartAndCheck: what nobody heard of is found by the check, wherever it stands.
-func TestFollowPartAndCheck(t *testing.T) {
+// TestFollowPartAlsoCheck: what nobody heard of is found by the check, wherever it stands.
+func TestFollowPartAlsoCheck(t *testing.T) {
 	srv, ring := bustest.New(t)
 	c := bustest.Connect(t, srv, ring, "tcagent")
 	l, err := bus.OpenLedger[thing](testContext(t), c, bus.LedgerConfig{Noun: api.NounPlans, Live: api.LivePlansPrefix})
@@ -170,7 +170,7 @@ func TestFollowPartAndCheck(t *testing.T) {
 	ended := make(chan error, 1)
 	c.CheckPartsEvery(10 * time.Millisecond)
 	go func() { // where nothing is heard
-		ended <- bus.ReadLedger[thing](c, api.NounPlans).FollowPartAnd(ctx, api.LiveCountersPrefix, "node1", 0, seen.also, seen.take, func() {})
+		ended <- bus.ReadLedger[thing](c, api.NounPlans).FollowPart(ctx, bus.Part[thing]{Live: api.LiveCountersPrefix, Tenant: "node1", Also: seen.also, Tell: seen.take})
 	}()
 	defer func() {
 		cancel()
