@@ -314,14 +314,14 @@ func (f *fleet) all(ctx context.Context, r *report, plain, kept rawFigure) error
 	var acknowledged, whole spent
 	var after [3]usage
 	for round := range fleetRounds + 1 { // the first puts the sessions into groups
-		if round == 1 {
-			if err := f.profile(ctx, "begin"); err != nil {
-				return err
-			}
-		}
 		reports, err := f.last(ctx, api.NounNodes)
 		if err != nil {
 			return err
+		}
+		if round > 0 {
+			if err := f.profile(ctx, "begin"); err != nil {
+				return err
+			}
 		}
 		before, err := f.used()
 		if err != nil {
@@ -333,6 +333,9 @@ func (f *fleet) all(ctx context.Context, r *report, plain, kept rawFigure) error
 		}
 		between, err := f.used()
 		if err != nil {
+			return err
+		}
+		if err := f.profile(ctx, "end"); err != nil {
 			return err
 		}
 		waits := time.Now()
@@ -356,9 +359,6 @@ func (f *fleet) all(ctx context.Context, r *report, plain, kept rawFigure) error
 			whole[i] -= time.Duration(float64(f.idle[i]) * float64(waited) / float64(fleetRest))
 		}
 		p50s, p99s = append(p50s, median(took)), append(p99s, percentile(took, 99))
-	}
-	if err := f.profile(ctx, "end"); err != nil {
-		return err
 	}
 	for range fleetRounds {
 		took, err := f.programmed("all")

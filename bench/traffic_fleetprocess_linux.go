@@ -99,7 +99,7 @@ func (p *fleetPart) kill() {
 }
 
 // servePart is a part's side: it follows orders until nobody gives them any more. With BENCH_PROFILE, a directory, it profiles its
-// processor time there from the order "begin" on.
+// processor time there from each order "begin" to the next "end", one file each: go tool pprof takes all of a part together.
 func servePart(name string, do func(fleetOrder) (fleetAnswer, error)) error {
 	if name != partAgents {
 		daemon.KeepHeapFloor() // as every process of ours
@@ -110,6 +110,7 @@ func servePart(name string, do func(fleetOrder) (fleetAnswer, error)) error {
 	}
 	out := json.NewEncoder(os.Stdout)
 	lines := bufio.NewScanner(os.Stdin)
+	profiles := 0
 	for lines.Scan() {
 		var o fleetOrder
 		if err := json.Unmarshal(lines.Bytes(), &o); err != nil {
@@ -120,7 +121,8 @@ func servePart(name string, do func(fleetOrder) (fleetAnswer, error)) error {
 		switch o.Do {
 		case "begin":
 			if dir := os.Getenv("BENCH_PROFILE"); dir != "" {
-				err = profileInto(filepath.Join(dir, name+".pprof"))
+				profiles++
+				err = profileInto(filepath.Join(dir, fmt.Sprintf("%s.%d.pprof", name, profiles)))
 			}
 		case "end":
 			pprof.StopCPUProfile()
