@@ -9,7 +9,8 @@ import (
 	"agentyard.dev/libs/bus"
 )
 
-// update changes what a person may change. Labels are merged: an empty value removes its label.
+// update changes what a person may change. Labels are merged: an empty value removes its label. What changes nothing is no change
+// in the history.
 func (s *Service) update(ctx context.Context, req api.UpdateSessionRequest) (api.Session, error) {
 	e, p, err := s.find(ctx, api.SessionWrite, req.ID)
 	if err != nil {
@@ -32,6 +33,7 @@ func (s *Service) update(ctx context.Context, req api.UpdateSessionRequest) (api
 		return api.Session{}, err
 	}
 	e, err = s.sessions.UpdateAt(ctx, e.Key, req.IfMatch, bus.Meta{Actor: p.ID, Verb: "update"}, func(rec api.SessionRecord) (api.SessionRecord, error) {
+		old := rec
 		if req.Title != nil {
 			rec.Title = *req.Title
 		}
@@ -46,6 +48,9 @@ func (s *Service) update(ctx context.Context, req api.UpdateSessionRequest) (api
 		}
 		if req.IdleTimeout != nil {
 			rec.IdleTimeout = *req.IdleTimeout
+		}
+		if rec.Title == old.Title && maps.Equal(rec.Labels, old.Labels) && rec.TTL == old.TTL && rec.IdleTimeout == old.IdleTimeout {
+			return rec, bus.ErrUnchanged
 		}
 		return rec, nil
 	})

@@ -140,6 +140,12 @@ func TestLifecycle(t *testing.T) {
 		wantCode(t, err, api.CodeConflict, "")
 		_, err = rpc.Call(ana, y.client, api.DeleteSession, api.SessionRef{ID: s.ID, IfMatch: now.Rev})
 		wantCode(t, err, api.CodeConflict, "")
+		for _, same := range []api.UpdateSessionRequest{{}, {Title: &title, TTL: &ttl, Labels: &map[string]string{"b": "", "c": "3"}}} {
+			same.ID = s.ID
+			if again, err := rpc.Call(ana, y.client, api.UpdateSession, same); err != nil || again.Rev != got.Rev {
+				t.Errorf("what changes nothing is revision %d after %d, %v", again.Rev, got.Rev, err)
+			}
+		}
 		long := strings.Repeat("x", 300)
 		_, err = rpc.Call(ana, y.client, api.UpdateSession, api.UpdateSessionRequest{ID: s.ID, Title: &long, Labels: &map[string]string{"agentyard.dev/q": "1"}})
 		if e := api.Redact(err); e.Code != api.CodeInvalid || len(e.Fields) != 2 {
@@ -242,11 +248,19 @@ func TestMessages(t *testing.T) {
 		req.Content = "echo twice"
 		_, err = rpc.Call(ana, y.client, api.SendMessage, req)
 		wantCode(t, err, api.CodeConflict, "another message")
+		req.Content, req.Attachments, req.IdempotencyKey = "echo files", []api.Attachment{{Name: "a", Type: "text/plain", Data: []byte("one")}}, "f"
+		if _, err = rpc.Call(ana, y.client, api.SendMessage, req); err != nil {
+			t.Fatal(err)
+		}
+		req.Attachments = []api.Attachment{{Name: "a", Type: "text/plain", Data: []byte("two")}}
+		_, err = rpc.Call(ana, y.client, api.SendMessage, req)
+		wantCode(t, err, api.CodeConflict, "another message")
 		y.answer(ana, s.ID, a.ID)
 	})
 	t.Run("bounds", func(t *testing.T) {
 		for _, req := range []api.SendMessageRequest{
 			{}, {Content: strings.Repeat("m", 1<<20+1)}, {Content: "x", Attachments: []api.Attachment{{Name: "f", Data: make([]byte, 900<<10)}}},
+			{Content: "x", Attachments: []api.Attachment{{Data: []byte("of no name")}}}, {Content: "x", Attachments: []api.Attachment{{Name: "two\nlines"}}},
 			{Content: "x", IdempotencyKey: strings.Repeat("k", 300)},
 		} {
 			req.ID = s.ID

@@ -1,7 +1,10 @@
 package sessions
 
 import (
+	"bytes"
 	"context"
+	"slices"
+	"strconv"
 	"time"
 	"unicode/utf8"
 
@@ -11,7 +14,8 @@ import (
 
 const (
 	// maxMessage bounds a message's content and attachments together, as they stand in JSON.
-	maxMessage = 1 << 20
+	maxMessage        = 1 << 20
+	maxAttachmentName = 255
 	// pausingRetry is what a sender is told to wait while a session is being put aside and takes longer than pausingWait.
 	pausingRetry = time.Second
 	pausingWait  = 5 * time.Second
@@ -64,7 +68,7 @@ func (s *Service) send(ctx context.Context, req api.SendMessageRequest) (api.Acc
 		if err != nil {
 			return api.Accepted{}, err
 		}
-		if found && (first.Content != req.Content || len(first.Attachments) != len(req.Attachments)) {
+		if found && (first.Content != req.Content || !slices.EqualFunc(first.Attachments, req.Attachments, sameAttachment)) {
 			return api.Accepted{}, api.Errorf(api.CodeConflict, "this idempotency key was used for another message")
 		}
 	}
@@ -103,6 +107,10 @@ func (s *Service) untilRuns(ctx context.Context, key bus.Key) {
 	})
 }
 
+func sameAttachment(a, b api.Attachment) bool {
+	return a.Name == b.Name && a.Type == b.Type && bytes.Equal(a.Data, b.Data)
+}
+
 func checkMessage(req api.SendMessageRequest) error {
 	var bad problems
 	size := len(req.Content)
@@ -112,7 +120,12 @@ func checkMessage(req api.SendMessageRequest) error {
 	if !utf8.ValidString(req.Content) {
 		bad.Add("/content", "is not UTF-8")
 	}
-	for _, a := range req.Attachments {
+	for i, a := range req.Attachments {
+		if at := "/attachments/" + strconv.Itoa(i) + "/name"; a.Name == "" {
+			bad.Add(at, "is required")
+		} else {
+			bad.Line(at, a.Name, maxAttachmentName)
+		}
 		size += len(a.Name) + len(a.Type) + (len(a.Data)+2)/3*4
 	}
 	if size > maxMessage {
