@@ -310,7 +310,7 @@ func TestKill(t *testing.T) {
 
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
-	random := rand.New(rand.NewPCG(seed, 0)) //nolint:gosec // when who dies
+	random := rand.New(rand.NewPCG(seed, 0))
 	all := []*process{y.bus, y.agent, y.controller}
 	order := make([]*process, kills)
 	for i := range order {
