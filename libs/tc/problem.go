@@ -38,11 +38,14 @@ type Problem struct {
 
 // String is one line.
 func (p Problem) String() string {
-	where := p.Pointer
+	var where string
 	if p.Line > 0 {
-		where = fmt.Sprintf("line %d: %s", p.Line, p.Pointer)
+		where = fmt.Sprintf("line %d: ", p.Line)
 	}
-	return fmt.Sprintf("%s: %s; %s (%s)", where, p.Detail, p.Remedy, p.Rule)
+	if p.Pointer != "" { // else it is the whole document
+		where += p.Pointer + ": "
+	}
+	return fmt.Sprintf("%s%s; %s (%s)", where, p.Detail, p.Remedy, p.Rule)
 }
 
 // Problems is everything that is wrong, in the order of the document. As an error it is never empty.

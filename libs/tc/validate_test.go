@@ -210,3 +210,16 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+func TestProblem(t *testing.T) {
+	for want, p := range map[string]tc.Problem{
+		"line 3: /classes/0: is wrong; mend it (empty)": {Pointer: "/classes/0", Line: 3, Rule: tc.RuleEmpty, Detail: "is wrong", Remedy: "mend it"},
+		"/classes/0: is wrong; mend it (empty)":         {Pointer: "/classes/0", Rule: tc.RuleEmpty, Detail: "is wrong", Remedy: "mend it"},
+		"line 1: is wrong; mend it (empty)":             {Line: 1, Rule: tc.RuleEmpty, Detail: "is wrong", Remedy: "mend it"},
+		"is wrong; mend it (empty)":                     {Rule: tc.RuleEmpty, Detail: "is wrong", Remedy: "mend it"},
+	} {
+		if got := p.String(); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+}
