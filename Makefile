@@ -18,7 +18,7 @@ help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: ## start a yard on this machine (needs Go only); its sessions keep between runs
-	@echo 'building bin/agentyard; the first time this takes a minute or two' >&2
+	@echo 'building bin/agentyard; the first time this takes a few minutes' >&2
 	@go build -o bin/agentyard ./services/standalone/cmd/agentyard
 	@exec bin/agentyard up
 
