@@ -41,6 +41,11 @@ func (c *Controller) overfull(key bus.Key, after *tc.Policy, policies []known) [
 	if after == nil {
 		return nil
 	}
+	uplinks := false
+	c.nodes.All(func(e bus.Entry[api.TrafficNodeRecord]) bool { uplinks = e.State.Uplink != ""; return !uplinks })
+	if !uplinks { // mostly: then nothing has to be added up
+		return nil
+	}
 	nodes := map[string]bool{}
 	c.selected(func(_ bus.Key, f facts) { nodes[f.Node] = true }, policies...)
 	sets := map[string]*tc.Set{}

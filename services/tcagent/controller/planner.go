@@ -101,15 +101,16 @@ func (c *Controller) policyChanged(e bus.Entry[api.TrafficPolicy]) {
 	c.dirty(keys...)
 }
 
-// selected calls f for every live session to which one of the policies applies.
+// selected calls f for every live session to which one of the policies applies. f must not ask the view of sessions anything.
 func (c *Controller) selected(f func(bus.Key, facts), policies ...known) {
-	visit := func(e bus.Entry[facts]) {
+	visit := func(e bus.Entry[facts]) (keep bool) {
 		for _, k := range policies {
 			if !k.gone && k.wrong == nil && k.policy.AppliesTo.Selects(e.State.session()) {
 				f(e.Key, e.State)
-				return
+				break
 			}
 		}
+		return false
 	}
 	tenant, one := "", true // all of one tenant's, mostly
 	for _, k := range policies {
@@ -120,21 +121,15 @@ func (c *Controller) selected(f func(bus.Key, facts), policies ...known) {
 		tenant = k.policy.AppliesTo.Tenant
 	}
 	if one && tenant != "" {
-		for _, e := range c.sessions.List(indexTenant, tenant, 0, c.sessions.Len(indexTenant, tenant), nil) {
-			visit(e)
-		}
+		c.sessions.List(indexTenant, tenant, 0, 1, visit)
 		return
 	}
-	var all []bus.Entry[facts]
 	c.sessions.All(func(e bus.Entry[facts]) bool {
 		if !e.State.State.Final() {
-			all = append(all, e)
+			visit(e)
 		}
 		return true
 	})
-	for _, e := range all {
-		visit(e)
-	}
 }
 
 // nodeChanged has a node's sessions planned when it can do other things than before.
@@ -162,13 +157,18 @@ func (c *Controller) capabilities(node string) (can tc.Capabilities, ok bool) {
 	if !ok {
 		return can, false
 	}
-	if last := c.can.Load(); last != nil && bytes.Equal(last.raw, e.State.Capabilities) {
+	return c.decoded(e.State.Capabilities)
+}
+
+// decoded are capabilities as a node reported them; ok is false when they cannot be read.
+func (c *Controller) decoded(raw []byte) (can tc.Capabilities, ok bool) {
+	if last := c.can.Load(); last != nil && bytes.Equal(last.raw, raw) {
 		return last.can, true
 	}
-	if json.Unmarshal(e.State.Capabilities, &can) != nil {
+	if json.Unmarshal(raw, &can) != nil {
 		return tc.Capabilities{}, false
 	}
-	c.can.Store(&able{e.State.Capabilities, can})
+	c.can.Store(&able{raw, can})
 	return can, true
 }
 
@@ -192,11 +192,14 @@ func (c *Controller) plan(ctx context.Context, q *queue, key bus.Key, group *str
 		q.addAt(key, time.Time{})
 		return nil
 	}
-	can, ok := c.capabilities(e.State.Node)
+	reported, ok := c.nodes.Get(nodeKey(e.State.Node))
 	if !ok {
 		return nil // its agent's first report comes back here
 	}
-	reported, _ := c.nodes.Get(nodeKey(e.State.Node))
+	can, ok := c.decoded(reported.State.Capabilities)
+	if !ok {
+		return nil // a newer agent's, perhaps
+	}
 	set, err := c.world.set(key.Tenant)
 	if err != nil {
 		return err

@@ -118,8 +118,7 @@ func (c *Controller) compare(key bus.Key, after *tc.Policy, out *api.TrafficPrev
 	sets := map[string][2]*tc.Set{}
 	nodes := map[string]bool{}
 	warnings := map[string]bool{}
-	var failed error
-	c.selected(func(_ bus.Key, f facts) {
+	for _, f := range c.someSelected(policies...) {
 		pair, ok := sets[f.Tenant]
 		if !ok {
 			was, err := c.world.set(f.Tenant)
@@ -128,8 +127,7 @@ func (c *Controller) compare(key bus.Key, after *tc.Policy, out *api.TrafficPrev
 				pair[1], err = c.world.with(f.Tenant, key, after)
 			}
 			if err != nil {
-				failed = err
-				return
+				return err
 			}
 			sets[f.Tenant] = pair
 		}
@@ -143,16 +141,13 @@ func (c *Controller) compare(key bus.Key, after *tc.Policy, out *api.TrafficPrev
 		}
 		changes := changed(before, now)
 		if len(changes) == 0 {
-			return
+			continue
 		}
 		out.Sessions++
 		nodes[f.Node] = true
 		if len(out.Effects) < maxEffects {
 			out.Effects = append(out.Effects, api.TrafficEffect{Session: f.ID, Node: f.Node, Changes: changes})
 		}
-	}, policies...)
-	if failed != nil {
-		return failed
 	}
 	for node := range nodes {
 		out.Nodes = append(out.Nodes, node)
@@ -161,7 +156,7 @@ func (c *Controller) compare(key bus.Key, after *tc.Policy, out *api.TrafficPrev
 	for _, s := range c.overfull(key, after, policies) {
 		warnings[s] = true
 	}
-	if after != nil && len(c.someSelected(*after)) == 0 {
+	if after != nil && len(c.someSelected(known{policy: *after})) == 0 {
 		warnings["no session that is alive is selected"] = true
 	}
 	for text := range warnings {
@@ -174,9 +169,9 @@ func (c *Controller) compare(key bus.Key, after *tc.Policy, out *api.TrafficPrev
 	return nil
 }
 
-// someSelected returns the live sessions to which a policy applies.
-func (c *Controller) someSelected(p tc.Policy) (found []facts) {
-	c.selected(func(_ bus.Key, f facts) { found = append(found, f) }, known{policy: p})
+// someSelected returns the live sessions to which one of the policies applies.
+func (c *Controller) someSelected(policies ...known) (found []facts) {
+	c.selected(func(_ bus.Key, f facts) { found = append(found, f) }, policies...)
 	return found
 }
 

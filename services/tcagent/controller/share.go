@@ -174,7 +174,11 @@ func (c *Controller) gather(q *queue, b *batch, key bus.Key) {
 		b.apart = append(b.apart, key)
 		return
 	}
-	b.members[m.own.State.Group] = append(b.members[m.own.State.Group], m)
+	group := m.own.State.Group
+	if b.members[group] == nil && group != "" {
+		b.members[group] = make([]member, 0, c.planned.Len(indexGroup, group))
+	}
+	b.members[group] = append(b.members[group], m)
 }
 
 // wanted is the plan of a session of an agent that follows groups.
@@ -183,7 +187,7 @@ func (c *Controller) wanted(b *batch, f facts, tenant string) (*shape, bool) {
 	if !ok || !node.State.Shares {
 		return nil, false
 	}
-	can, ok := c.capabilities(f.Node)
+	can, ok := c.decoded(node.State.Capabilities)
 	if !ok {
 		return nil, false
 	}
@@ -201,14 +205,19 @@ func (c *Controller) wanted(b *batch, f facts, tenant string) (*shape, bool) {
 
 // members calls f for each session of a group.
 func (c *Controller) members(group string, f func(bus.Key)) {
-	for _, e := range c.planned.List(indexGroup, group, 0, c.planned.Len(indexGroup, group), nil) {
-		f(sessionOf(e))
+	keys := make([]bus.Key, 0, c.planned.Len(indexGroup, group))
+	c.planned.List(indexGroup, group, 0, 1, func(e bus.Entry[api.TrafficPlanRecord]) (keep bool) {
+		keys = append(keys, sessionOf(e))
+		return false
+	})
+	for _, key := range keys {
+		f(key)
 	}
 }
 
 // settle writes what a group shall have, when all that shall have something else have left it.
 func (c *Controller) settle(ctx context.Context, group string, s *shape, list []member, to map[bus.Key]string, failed bool) error {
-	there, stays := false, map[bus.Key]bool{}
+	there, stays := false, make(map[bus.Key]bool, len(list))
 	for _, m := range list {
 		if m.shape.hash == s.hash {
 			stays[m.key] = true

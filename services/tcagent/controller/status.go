@@ -28,7 +28,7 @@ func (c *Controller) status(e bus.Entry[api.TrafficPolicy]) *api.TrafficStatus {
 		return out
 	}
 	set("Accepted", true, "")
-	sessions := c.someSelected(k.policy)
+	sessions := c.someSelected(known{policy: k.policy})
 	out.Sessions = len(sessions)
 	nodes, behind, waiting := map[string]bool{}, map[string]bool{}, map[string]bool{}
 	degraded, conflicts := map[string]bool{}, map[string]bool{}
