@@ -221,12 +221,16 @@ func (s *streams) run(ctx context.Context) {
 	}
 }
 
-// ask presents the stream's credential again.
+// ask presents the stream's credential again. Where nobody can say any more whether it is good, the stream ends as unavailable: its client is to
+// connect again, not to sign in again.
 func (st *stream) ask(ctx context.Context) {
 	c, err := st.reg.auth.caller(ctx, st.who.Load().credential, "")
 	if err != nil {
-		if ctx.Err() == nil {
-			st.end(errRevoked)
+		if api.CodeOf(err) == api.CodeUnauthenticated {
+			err = errRevoked
+		}
+		if ctx.Err() == nil { // else the stream ends with the gateway
+			st.end(err)
 		}
 		return
 	}
