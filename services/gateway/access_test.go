@@ -193,6 +193,26 @@ func TestLimits(t *testing.T) {
 		}
 		t.Error("ten guesses were answered")
 	})
+	t.Run("a subscriber's many addresses are one", func(t *testing.T) {
+		for ip, want := range map[string]string{
+			"192.0.2.1": "addr/192.0.2.1", "::ffff:192.0.2.1": "addr/192.0.2.1", "2001:db8:0:1:a::1": "addr/2001:db8:0:1::/64",
+			"2001:db8:0:1:ffff::": "addr/2001:db8:0:1::/64", "2001:db8:0:2::1": "addr/2001:db8:0:2::/64", "fe80::1%eth0": "addr/fe80::/64", "@": "addr/@",
+		} {
+			if got := addressBucket(ip); got != want {
+				t.Errorf("%s: %s, want %s", ip, got, want)
+			}
+		}
+		g := y.gateway(func(c *Config) {
+			c.AddressRate, c.TrustedProxies = limit.Rate{PerSecond: 0.1, Burst: 100}, []string{"127.0.0.0/8"}
+		})
+		for i := range 10 {
+			resp, _ := call(t, g, fmt.Sprintf("guess-%d", i), "GET", "/api/v1/users/me", nil, "X-Forwarded-For", fmt.Sprintf("2001:db8::%x", i+1))
+			if resp.StatusCode == 429 {
+				return
+			}
+		}
+		t.Error("ten guesses from ten addresses of one network were answered")
+	})
 	t.Run("a body of 1 GiB is refused early", func(t *testing.T) {
 		sid := y.session(g, "bob-key", runner(t, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { _, _ = io.Copy(io.Discard, r.Body) })))
 		for _, path := range []string{"/api/v1/sessions/" + sid + "/messages", "/api/v1/login"} {

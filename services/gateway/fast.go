@@ -209,7 +209,7 @@ func (c *frontConn) request() outcome {
 	ip, ipKey := c.ip, c.ipKey
 	if len(q.xff) > 0 && len(g.proxies) > 0 {
 		ip = g.clientIP(c.ip, []string{string(q.xff)})
-		ipKey = "addr/" + ip
+		ipKey = addressBucket(ip)
 	}
 	ctx := g.base
 	// A revocation is in force within a second; a busy connection need not ask on each request.

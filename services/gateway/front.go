@@ -77,7 +77,7 @@ func (f *front) run() {
 		if err != nil {
 			ip = c.RemoteAddr().String()
 		}
-		fc := &frontConn{Conn: c, f: f, br: bufio.NewReaderSize(c, maxFrontHead), ip: ip, ipKey: "addr/" + ip}
+		fc := &frontConn{Conn: c, f: f, br: bufio.NewReaderSize(c, maxFrontHead), ip: ip, ipKey: addressBucket(ip)}
 		f.mu.Lock()
 		if f.stopping {
 			f.mu.Unlock()

@@ -6,7 +6,9 @@ import (
 	"io"
 	"math"
 	"net/http"
+	"net/netip"
 	"strconv"
+	"strings"
 	"time"
 
 	"agentyard.dev/libs/api"
@@ -22,7 +24,7 @@ const (
 
 // allowAddress takes one request from the bucket of the remote address, before anything is known of the caller.
 func (g *Gateway) allowAddress(ctx context.Context, ip string) error {
-	d := g.deps.Local.Take(ctx, "addr/"+ip, 1, g.cfg.AddressRate)
+	d := g.deps.Local.Take(ctx, addressBucket(ip), 1, g.cfg.AddressRate)
 	if d.Allowed {
 		return nil
 	}
@@ -35,12 +37,30 @@ func (g *Gateway) chargeFailure(ctx context.Context, ip string, err error) {
 	if api.CodeOf(err) != api.CodeUnauthenticated {
 		return
 	}
-	if d := g.deps.Local.Take(ctx, "addr/"+ip, failureCost, g.cfg.AddressRate); !d.Allowed {
-		g.deps.Local.Take(ctx, "addr/"+ip, d.Remaining, g.cfg.AddressRate) // less is left: that goes
+	bucket := addressBucket(ip)
+	if d := g.deps.Local.Take(ctx, bucket, failureCost, g.cfg.AddressRate); !d.Allowed {
+		g.deps.Local.Take(ctx, bucket, d.Remaining, g.cfg.AddressRate) // less is left: that goes
 	}
 }
 
-// allowPrincipal takes n requests from the principal's bucket in l and writes the RateLimit headers.
+// addressBucket names the bucket of a client's address. All of the /64 that one subscriber of IPv6 has is one: else each of its 2⁶⁴ addresses
+// would have a bucket of its own.
+func addressBucket(ip string) string {
+	if !strings.Contains(ip, ":") {
+		return "addr/" + ip
+	}
+	addr, err := netip.ParseAddr(ip)
+	if err != nil {
+		return "addr/" + ip
+	}
+	addr = addr.Unmap().WithZone("")
+	if p, err := addr.Prefix(64); err == nil && addr.Is6() {
+		return "addr/" + p.String()
+	}
+	return "addr/" + addr.String()
+}
+
+// allowPrincipal takes one request from the principal's bucket in l and writes the RateLimit headers.
 func (g *Gateway) allowPrincipal(ctx context.Context, h http.Header, l limit.Limiter, c *caller) error {
 	d := l.Take(ctx, c.bucket, 1, g.cfg.PrincipalRate)
 	h["Ratelimit-Limit"] = []string{strconv.Itoa(d.Limit)}
