@@ -110,19 +110,13 @@ func (g *Gateway) serveFeed(w *recorder, r *http.Request, c *caller) {
 	if !strings.Contains(start, ".") && places[0] > 0 { // of a release that told sessions only
 		places[1] = g.tasks.head.Load()
 	}
-	ctx, st, err := g.streams.open(r.Context(), "feed", c)
-	if err != nil {
-		fail(w, r, err)
+	reader := g.feed.join(c.Tenant) // before the head is sent: what changes after it is told
+	defer g.feed.leave(reader)
+	ctx, st, out, ok := g.openSSE(w, r, "feed", c)
+	if !ok {
 		return
 	}
 	defer st.close()
-	reader := g.feed.join(c.Tenant)
-	defer g.feed.leave(reader)
-	out := g.newSSE(w)
-	if r.Method == http.MethodHead {
-		out.close(nil)
-		return
-	}
 	st.end(g.pumpFeed(ctx, st, reader, out, feedStart{sessions: true, tasks: true, last: places[0], lastTask: places[1], resume: resume, follow: follow}))
 	out.close(context.Cause(ctx))
 }

@@ -39,6 +39,23 @@ var (
 	sseBuffers = sync.Pool{New: func() any { b := make([]byte, 0, flushBytes+4096); return &b }}
 )
 
+// openSSE registers a stream of c, sends the head of its response and begins the heartbeats. With ok the caller closes both; else the request is
+// answered: it was refused, or asked for the head only.
+func (g *Gateway) openSSE(w *recorder, r *http.Request, kind string, c *caller) (ctx context.Context, st *stream, out *sseStream, ok bool) {
+	ctx, st, err := g.streams.open(r.Context(), kind, c)
+	if err != nil {
+		fail(w, r, err)
+		return nil, nil, nil, false
+	}
+	out = g.newSSE(w)
+	if r.Method == http.MethodHead {
+		out.close(nil)
+		st.close()
+		return nil, nil, nil, false
+	}
+	return ctx, st, out, true
+}
+
 // newSSE sends the head of the response and begins the heartbeats.
 func (g *Gateway) newSSE(w *recorder) *sseStream {
 	h := w.Header()
@@ -197,17 +214,12 @@ func (g *Gateway) streamEvents(w *recorder, r *http.Request, c *caller, keys []b
 		fail(w, r, err)
 		return
 	}
-	ctx, st, err := g.streams.open(r.Context(), "sse", c)
-	if err != nil {
-		fail(w, r, err)
+	ctx, st, out, ok := g.openSSE(w, r, "sse", c)
+	if !ok {
 		return
 	}
 	defer st.close()
-	m := &merged{out: g.newSSE(w), places: places, catchingUp: len(keys), follow: follow, end: st.end}
-	if r.Method == http.MethodHead {
-		m.out.close(nil)
-		return
-	}
+	m := &merged{out: out, places: places, catchingUp: len(keys), follow: follow, end: st.end}
 	one := func(i int) {
 		fctx, err := st.follow(ctx, keys[i])
 		if err == nil {
@@ -227,7 +239,7 @@ func (g *Gateway) streamEvents(w *recorder, r *http.Request, c *caller, keys []b
 		}
 		followers.Wait()
 	}
-	m.out.close(context.Cause(ctx))
+	out.close(context.Cause(ctx))
 }
 
 // merged writes the events of several sessions to one stream. An event and the id that counts it as seen are one step, so

@@ -179,17 +179,11 @@ func (g *Gateway) serveTaskEvents(w *recorder, r *http.Request, c *caller) {
 		fail(w, r, err)
 		return
 	}
-	ctx, st, err := g.streams.open(r.Context(), "sse", c)
-	if err != nil {
-		fail(w, r, err)
+	ctx, st, out, ok := g.openSSE(w, r, "sse", c)
+	if !ok {
 		return
 	}
 	defer st.close()
-	out := g.newSSE(w)
-	if r.Method == http.MethodHead {
-		out.close(nil)
-		return
-	}
 	e := &taskEvents{g: g, st: st, out: out, end: st.end, key: bus.Key{Tenant: t.Tenant, ID: t.ID}, owner: t.Owner, rev: places[0], seq: places[1], follow: follow}
 	st.end(e.run(ctx))
 	out.close(context.Cause(ctx))

@@ -43,17 +43,11 @@ func (g *Gateway) serveTraffic(w *recorder, r *http.Request, c *caller) {
 		fail(w, r, err)
 		return
 	}
-	ctx, st, err := g.streams.open(r.Context(), "traffic", c)
-	if err != nil {
-		fail(w, r, err)
+	ctx, st, out, ok := g.openSSE(w, r, "traffic", c)
+	if !ok {
 		return
 	}
 	defer st.close()
-	out := g.newSSE(w)
-	if r.Method == http.MethodHead {
-		out.close(nil)
-		return
-	}
 	tick := time.NewTicker(trafficEvery)
 	defer tick.Stop()
 	for {
