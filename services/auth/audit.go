@@ -120,7 +120,7 @@ func (s *Service) recordDenial(ctx context.Context, p api.Principal, req api.Rec
 	}
 	outcome := string(api.CodeDenied)
 	if req.Done {
-		outcome = "ok"
+		outcome = outcomeOK
 	}
 	s.audit.see(sighting{window: floodWindow, rec: api.AuditRecord{
 		At: s.now(), Tenant: p.Tenant, Actor: p.ID, Action: req.Action, Object: req.Object, Outcome: outcome,
