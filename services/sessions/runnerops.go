@@ -43,7 +43,7 @@ func (s *Service) report(ctx context.Context, req api.RunnerReportRequest) (api.
 			return api.RunnerReportResponse{Stop: true}, nil
 		}
 	}
-	trace(key, req.Turns)
+	trace(key, req.Turns) //nolint:contextcheck // each turn has its own request's trace
 	req.Turns = nil
 	now := s.now()
 	var wait time.Duration

@@ -130,7 +130,7 @@ func (s *Service) Ready(ctx context.Context) error {
 func (s *Service) Run(ctx context.Context) error {
 	if err := s.open(ctx); err != nil {
 		if ctx.Err() != nil {
-			return nil //nolint:nilerr // told to stop before the bus was there
+			return nil // told to stop before the bus was there
 		}
 		return err
 	}

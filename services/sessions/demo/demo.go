@@ -203,8 +203,8 @@ func textBlock(text string) json.RawMessage {
 }
 
 // serve answers on loopback until the agent ends, and returns the address.
-func (d *demo) serve(port string) (string, error) {
-	l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", port))
+func (d *demo) serve(ctx context.Context, port string) (string, error) {
+	l, err := new(net.ListenConfig).Listen(ctx, "tcp", net.JoinHostPort("127.0.0.1", port))
 	if err != nil {
 		return "", err
 	}

@@ -272,7 +272,7 @@ func (t *turn) serve(rest string) {
 		t.say("serve needs a port number")
 		return
 	}
-	addr, err := t.demo.serve(port)
+	addr, err := t.demo.serve(t.ctx, port)
 	if err != nil {
 		t.say(err.Error())
 		return

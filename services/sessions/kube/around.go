@@ -146,7 +146,7 @@ func block(rule api.EgressRule, never []netip.Prefix) (*networkingv1.IPBlock, er
 func tcp(ports []int) []networkingv1.NetworkPolicyPort {
 	var out []networkingv1.NetworkPolicyPort
 	for _, n := range ports {
-		protocol, number := corev1.ProtocolTCP, intstr.FromInt32(int32(n)) //nolint:gosec // ports are checked
+		protocol, number := corev1.ProtocolTCP, intstr.FromInt32(int32(n))
 		out = append(out, networkingv1.NetworkPolicyPort{Protocol: &protocol, Port: &number})
 	}
 	return out
@@ -268,7 +268,7 @@ func (r *Runtime) name(ctx context.Context, client kubernetes.Interface, p *core
 	s := coreapply.ServiceSpec().WithClusterIP(corev1.ClusterIPNone).WithPublishNotReadyAddresses(true).
 		WithSelector(map[string]string{labelSession: session, labelInstance: r.cfg.Instance})
 	for _, n := range spec.Service.Ports {
-		s.WithPorts(coreapply.ServicePort().WithName("port-" + strconv.Itoa(n)).WithPort(int32(n)).WithProtocol(corev1.ProtocolTCP)) //nolint:gosec // ports are checked
+		s.WithPorts(coreapply.ServicePort().WithName("port-" + strconv.Itoa(n)).WithPort(int32(n)).WithProtocol(corev1.ProtocolTCP))
 	}
 	service := &coreapply.ServiceApplyConfiguration{TypeMetaApplyConfiguration: *metaapply.TypeMeta().WithKind("Service").WithAPIVersion("v1")}
 	service.WithName(session).WithNamespace(r.cfg.Namespace).WithLabels(r.ownLabels(p)).WithSpec(s).

@@ -37,7 +37,8 @@ func (r *Runtime) Start(ctx context.Context, l launch.Launch) (sessions.Instance
 	if !api.ValidID(api.KindSession, l.Session) || !api.ValidName(l.Tenant) || l.Incarnation <= 0 {
 		return out, api.Invalid("/session", "is not a session that can be started")
 	}
-	defer r.lock(l.Session)()
+	unlock := r.lock(l.Session)
+	defer unlock()
 	var older []*pod
 	runs, over := false, false
 	for _, p := range r.of(l.Session) {
@@ -61,7 +62,8 @@ func (r *Runtime) Start(ctx context.Context, l launch.Launch) (sessions.Instance
 			return out, fmt.Errorf("end the runner before: %w", err)
 		}
 	}
-	defer r.busy()()
+	started := r.busy()
+	defer started()
 	if taken, err := r.take(ctx, l); taken || err != nil {
 		if err == nil {
 			err = r.complete(ctx, l)

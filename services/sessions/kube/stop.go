@@ -21,7 +21,8 @@ func (r *Runtime) Stop(ctx context.Context, ref sessions.Ref, grace time.Duratio
 	if !api.ValidID(api.KindSession, ref.Session) {
 		return nil // nothing of that name was ever started
 	}
-	defer r.lock(ref.Session)()
+	unlock := r.lock(ref.Session)
+	defer unlock()
 	for _, p := range r.of(ref.Session) {
 		if ended, _ := r.seen(p); ended && keep {
 			continue // a start of the same incarnation shall find that it ended

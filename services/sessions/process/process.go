@@ -219,7 +219,7 @@ func (r *Runtime) load() error {
 		}
 		r.network.keep(i.Address)
 		s.done = make(chan struct{})
-		r.watch(s, i, nil, s.done) // of one that is dead already it tells at once
+		r.watch(i, nil, s.done) // of one that is dead already it tells at once
 	}
 	return nil
 }
@@ -264,7 +264,7 @@ func (r *Runtime) Start(ctx context.Context, l launch.Launch) (sessions.Instance
 		return out, err
 	}
 	s.last, s.done = i, make(chan struct{})
-	r.watch(s, i, started, s.done)
+	r.watch(i, started, s.done)
 	return out, nil
 }
 
@@ -368,7 +368,7 @@ func (r *Runtime) end(ctx context.Context, s *slot, grace time.Duration) error {
 }
 
 // watch tells of i's end. started is nil when another process started it.
-func (r *Runtime) watch(s *slot, i *instance, started *child, done chan struct{}) {
+func (r *Runtime) watch(i *instance, started *child, done chan struct{}) {
 	r.wg.Go(func() {
 		ended := i.wait(r.ctx)
 		if !ended {

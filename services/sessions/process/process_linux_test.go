@@ -150,10 +150,7 @@ func config(dir string) Config {
 }
 
 // env implements runtimetest.Env.
-type env struct {
-	dir    string
-	cancel context.CancelFunc
-}
+type env struct{ dir string }
 
 func newEnv(t *testing.T) runtimetest.Env { return &env{dir: t.TempDir()} }
 

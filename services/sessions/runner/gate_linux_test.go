@@ -2,7 +2,6 @@ package runner
 
 import (
 	"context"
-	"io"
 	"log/slog"
 	"testing"
 	"time"
@@ -25,7 +24,7 @@ func TestGate(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Cleanup(n.Close)
-		return (&runner{launch: launch.Launch{Sandbox: launch.Sandbox{Network: spec}}, network: n, log: slog.New(slog.NewTextHandler(io.Discard, nil))}).openGate(ctx)
+		return (&runner{launch: launch.Launch{Sandbox: launch.Sandbox{Network: spec}}, network: n, log: slog.New(slog.DiscardHandler)}).openGate(ctx)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()

@@ -39,7 +39,7 @@ func (r *runner) serve(ctx context.Context, l net.Listener) error {
 	if err := srv.Shutdown(bye); err != nil {
 		_ = srv.Close()
 	}
-	<-ended
+	<-ended //nolint:errcheck // it says that it was shut down
 	return ctx.Err()
 }
 

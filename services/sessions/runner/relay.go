@@ -42,18 +42,18 @@ func startRelays(ctx context.Context, inside *sandbox.Network, addresses, server
 	for _, at := range servers {
 		var questions net.PacketConn
 		if err := inside.Do(func() (err error) {
-			questions, err = net.ListenPacket("udp", at)
+			questions, err = new(net.ListenConfig).ListenPacket(ctx, "udp", at)
 			return err
 		}); err != nil {
 			return &r.wg, fmt.Errorf("relay %s: %w", at, err)
 		}
 		context.AfterFunc(ctx, func() { _ = questions.Close() })
-		r.wg.Go(func() { r.answer(questions, at) })
+		r.wg.Go(func() { r.answer(ctx, questions, at) })
 	}
 	for _, at := range append(slices.Clone(addresses), servers...) {
 		var listener net.Listener
 		if err := inside.Do(func() (err error) {
-			listener, err = net.Listen("tcp", at)
+			listener, err = new(net.ListenConfig).Listen(ctx, "tcp", at)
 			return err
 		}); err != nil {
 			return &r.wg, fmt.Errorf("relay %s: %w", at, err)
@@ -135,7 +135,7 @@ func carry(ctx context.Context, conn net.Conn, to string) {
 }
 
 // answer asks the machine's name server what comes in, until questions is closed.
-func (r *relays) answer(questions net.PacketConn, to string) {
+func (r *relays) answer(ctx context.Context, questions net.PacketConn, to string) {
 	places := make(chan struct{}, relayConns)
 	buf := make([]byte, maxQuestion)
 	for {
@@ -151,7 +151,7 @@ func (r *relays) answer(questions net.PacketConn, to string) {
 		}
 		r.wg.Go(func() {
 			defer func() { <-places }()
-			server, err := net.DialTimeout("udp", to, relayDial)
+			server, err := (&net.Dialer{Timeout: relayDial}).DialContext(ctx, "udp", to)
 			if err != nil {
 				return
 			}

@@ -117,7 +117,7 @@ func Run(ctx context.Context, l launch.Launch, opts Options) error {
 		return err
 	}
 	r.spawn = r.spawner(opts.Path)
-	listener, endpoint, err := listen(l.Listen)
+	listener, endpoint, err := listen(ctx, l.Listen)
 	if err != nil {
 		return err
 	}
@@ -157,7 +157,7 @@ func Run(ctx context.Context, l launch.Launch, opts Options) error {
 	r.client = rpc.NewClient(r.conn, rpc.ClientConfig{Name: "runner", Timeout: callTimeout})
 	resume, err := r.resume(ctx)
 	if err != nil {
-		return nil //nolint:nilerr // told to stop before the yard was there
+		return nil // told to stop before the yard was there
 	}
 	r.queue = newQueue(resume.InterruptSeq)
 	r.talk = newConversation(resume.Conversation)
@@ -171,7 +171,8 @@ func Run(ctx context.Context, l launch.Launch, opts Options) error {
 func (r *runner) run(ctx context.Context, listener net.Listener, after uint64) error {
 	work, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	defer context.AfterFunc(work, r.gate.stop)()
+	unstopped := context.AfterFunc(work, r.gate.stop)
+	defer unstopped()
 	keep, drop := context.WithCancel(context.WithoutCancel(ctx))
 	defer drop()
 	var parts, log sync.WaitGroup
@@ -357,7 +358,7 @@ func (s sink) Ask(ctx context.Context, ev api.Event) (string, error) {
 }
 
 // listen opens the runner's endpoint and returns the form in which others reach it.
-func listen(addr string) (net.Listener, string, error) {
+func listen(ctx context.Context, addr string) (net.Listener, string, error) {
 	network, address, ok := cutAddress(addr)
 	if !ok {
 		return nil, "", api.Invalid("/listen", "%q is neither unix:/path nor tcp:host:port", addr)
@@ -368,7 +369,7 @@ func listen(addr string) (net.Listener, string, error) {
 			return nil, "", fmt.Errorf("listen: %w", err)
 		}
 	}
-	l, err := net.Listen(network, address)
+	l, err := new(net.ListenConfig).Listen(ctx, network, address)
 	if err != nil {
 		return nil, "", fmt.Errorf("listen: %w", err)
 	}

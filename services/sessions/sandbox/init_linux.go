@@ -181,7 +181,7 @@ func startAgent(cfg config) (int, error) {
 // processLimit is RLIMIT_NPROC for the agent, where that counts the sandbox's processes and no others:
 // with a uid of its own, or per user namespace since Linux 5.14. 0: none.
 func processLimit(cfg config) uint64 {
-	if cfg.Resources.Processes <= 0 || (!cfg.has(UID) && !(cfg.has(User) && kernelAtLeast(5, 14))) {
+	if cfg.Resources.Processes <= 0 || !cfg.has(UID) && (!cfg.has(User) || !kernelAtLeast(5, 14)) {
 		return 0
 	}
 	return uint64(cfg.Resources.Processes)

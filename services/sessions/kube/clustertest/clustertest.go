@@ -87,7 +87,7 @@ func run(ctx context.Context, m *testing.M, cfg cluster.Config, spare string, im
 		return 0, err
 	}
 	defer running.Stop()
-	taint := exec.CommandContext(ctx, running.Kubectl[0], append(slices.Clone(running.Kubectl[1:]), "taint", "node", spare, Spare+":NoSchedule")...) //nolint:gosec // our own
+	taint := exec.CommandContext(ctx, running.Kubectl[0], append(slices.Clone(running.Kubectl[1:]), "taint", "node", spare, Spare+":NoSchedule")...)
 	taint.Env = append(os.Environ(), "KUBECONFIG="+running.Kubeconfig)
 	if out, err := taint.CombinedOutput(); err != nil {
 		return 0, fmt.Errorf("taint the spare node: %w: %s", err, out)

@@ -303,7 +303,7 @@ func (c *client) Request(_ context.Context, method string, params json.RawMessag
 	}
 	option, err := c.sink.Ask(ctx, ev)
 	if err != nil {
-		return cancelled, nil
+		return cancelled, nil //nolint:nilerr // so the agent learns it
 	}
 	return PermissionResponse{Outcome: PermissionOutcome{Outcome: "selected", OptionID: option}}, nil
 }

@@ -127,7 +127,7 @@ func (p *Peer) Run(ctx context.Context, r io.Reader) error {
 func (p *Peer) receive(ctx context.Context, line []byte, slots chan struct{}, requests *sync.WaitGroup) error {
 	var m message
 	if json.Unmarshal(line, &m) != nil {
-		return nil
+		return nil //nolint:nilerr // see above
 	}
 	switch {
 	case m.Method != "" && m.ID == nil:
@@ -147,7 +147,7 @@ func (p *Peer) receive(ctx context.Context, line []byte, slots chan struct{}, re
 	case m.ID != nil:
 		id, err := strconv.ParseInt(string(m.ID), 10, 64)
 		if err != nil {
-			return nil
+			return nil //nolint:nilerr // an answer to nothing that was asked
 		}
 		p.mu.Lock()
 		answer, ok := p.pending[id]

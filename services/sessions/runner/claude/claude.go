@@ -117,7 +117,7 @@ func start(ctx context.Context, cfg agent.Config, flags []string) (*client, erro
 		})
 		c.close()
 	}()
-	if _, err := c.control(ctx, map[string]any{"subtype": "initialize"}); err != nil {
+	if err := c.control(ctx, map[string]any{"subtype": "initialize"}); err != nil {
 		child.Kill()
 		<-c.ran
 		death := child.Death()
@@ -235,7 +235,7 @@ func (c *client) Interrupt(ctx context.Context) error {
 	if t == nil {
 		return nil
 	}
-	_, err := c.control(ctx, map[string]any{"subtype": "interrupt"})
+	err := c.control(ctx, map[string]any{"subtype": "interrupt"})
 	if errors.Is(err, io.ErrClosedPipe) {
 		return nil // it is gone, which Prompt says
 	}
@@ -257,11 +257,11 @@ func (c *client) Close(ctx context.Context) error {
 }
 
 // control asks the process something and waits for its answer.
-func (c *client) control(ctx context.Context, request map[string]any) (json.RawMessage, error) {
+func (c *client) control(ctx context.Context, request map[string]any) error {
 	c.mu.Lock()
 	if c.answers == nil {
 		c.mu.Unlock()
-		return nil, io.ErrClosedPipe
+		return io.ErrClosedPipe
 	}
 	c.requests++
 	id := fmt.Sprintf("yard-%d", c.requests)
@@ -274,19 +274,19 @@ func (c *client) control(ctx context.Context, request map[string]any) (json.RawM
 		c.mu.Unlock()
 	}()
 	if err := c.write(map[string]any{"type": "control_request", "request_id": id, "request": request}); err != nil {
-		return nil, io.ErrClosedPipe
+		return io.ErrClosedPipe
 	}
 	select {
 	case a, ok := <-answer:
 		switch {
 		case !ok:
-			return nil, io.ErrClosedPipe
+			return io.ErrClosedPipe
 		case a.Subtype != "success":
-			return nil, fmt.Errorf("%v: %s", request["subtype"], a.Error)
+			return fmt.Errorf("%v: %s", request["subtype"], a.Error)
 		}
-		return a.Response, nil
+		return nil
 	case <-ctx.Done():
-		return nil, ctx.Err()
+		return ctx.Err()
 	}
 }
 

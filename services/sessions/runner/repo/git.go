@@ -12,7 +12,7 @@ import (
 // The variables in which git's credential helper finds the credential.
 const (
 	usernameEnv = "AGENTYARD_GIT_USERNAME"
-	passwordEnv = "AGENTYARD_GIT_PASSWORD"
+	passwordEnv = "AGENTYARD_GIT_PASSWORD" //nolint:gosec // a variable's name
 )
 
 // environment is git's, built from nothing: no proxy, no agent, no prompt, no

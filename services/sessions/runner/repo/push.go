@@ -63,7 +63,7 @@ func Push(ctx context.Context, req PushRequest) (Pushed, error) {
 	if err != nil {
 		return Pushed{}, fmt.Errorf("push: %w", err)
 	}
-	defer os.RemoveAll(scratch)
+	defer func() { _ = os.RemoveAll(scratch) }()
 	p := &push{clone: clone{req: req.Request, target: t, scratch: scratch, dir: filepath.Join(scratch, "bare")}, want: req}
 	return p.run(ctx)
 }

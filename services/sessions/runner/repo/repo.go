@@ -79,7 +79,7 @@ func Clone(ctx context.Context, req Request) error {
 	if err != nil {
 		return fmt.Errorf("clone: %w", err)
 	}
-	defer os.RemoveAll(scratch)
+	defer func() { _ = os.RemoveAll(scratch) }()
 	c := &clone{req: req, target: t, scratch: scratch, dir: filepath.Join(scratch, "tree")}
 	if err := c.run(ctx); err != nil {
 		return err
@@ -129,7 +129,7 @@ func own(dir string, uid, gid int) error {
 		if err != nil {
 			return err
 		}
-		return os.Lchown(path, uid, gid)
+		return os.Lchown(path, uid, gid) //nolint:gosec // see above
 	})
 	if err != nil {
 		return fmt.Errorf("clone: hand over the files: %w", err)
@@ -223,7 +223,7 @@ func (c *clone) source() string {
 // other.
 func (c *clone) submodules(ctx context.Context) error {
 	if _, err := os.Lstat(filepath.Join(c.dir, ".gitmodules")); err != nil {
-		return nil //nolint:nilerr // there are none
+		return nil // there are none
 	}
 	out, err := c.output(ctx, "-C", c.dir, "config", "--file", ".gitmodules", "--get-regexp", `^submodule\..*\.url$`)
 	if err != nil {

@@ -96,8 +96,8 @@ func Start(ctx context.Context, cfg agent.Config) (agent.Agent, error) {
 	if c.shell {
 		c.settle = settleShell
 	}
-	stopScreen := func() {}
-	c.screen, stopScreen = newScreen(keyboard{tty})
+	screen, stopScreen := newScreen(keyboard{tty})
+	c.screen = screen
 	go func() {
 		c.exit = program.Wait()
 		program.End()
