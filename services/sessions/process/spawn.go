@@ -49,7 +49,7 @@ func (r *Runtime) startRunner(log string) (*child, error) {
 		return nil, fmt.Errorf("start runner: %w", err)
 	}
 	defer in.Close()
-	cmd := exec.Command(argv[0], argv[1:]...)
+	cmd := exec.Command(argv[0], argv[1:]...) //nolint:noctx // it outlives who starts it
 	cmd.Dir = "/"
 	cmd.Env = []string{"PATH=" + r.path()} // and nothing of the service's own environment
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = in, out, out

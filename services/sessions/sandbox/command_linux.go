@@ -110,7 +110,7 @@ func command(cfg config, env []string) (*exec.Cmd, error) {
 		return nil, fmt.Errorf("sandbox: %w", err)
 	}
 	// /proc/self/exe is this binary even after its file was replaced or where the caller may not look.
-	cmd := exec.Command("/proc/self/exe", initVerb, string(arg))
+	cmd := exec.Command("/proc/self/exe", initVerb, string(arg)) //nolint:noctx // Kill ends it
 	cmd.Args[0] = "agentyard"
 	cmd.Dir = "/"
 	cmd.Env = append([]string{}, env...)
