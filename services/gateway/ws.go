@@ -7,6 +7,7 @@ import (
 	"errors"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/coder/websocket"
@@ -36,6 +37,8 @@ type socket struct {
 	conn *websocket.Conn
 	st   *stream
 	subs sync.WaitGroup
+
+	heard atomic.Uint64 // frames that were read
 }
 
 // serveWS is GET /ws.
@@ -65,11 +68,15 @@ func (g *Gateway) serveWS(w *recorder, r *http.Request, c *caller) {
 	defer func() { _ = conn.CloseNow() }()
 	conn.SetReadLimit(maxFrame)
 	s := &socket{g: g, conn: conn, st: st}
+	s.serve(ctx, pingInterval)
+}
 
+// serve answers the client until the stream or the connection ends.
+func (s *socket) serve(ctx context.Context, ping time.Duration) {
 	var helpers sync.WaitGroup
-	helpers.Go(func() { s.keepAlive(ctx) })
+	helpers.Go(func() { s.keepAlive(ctx, ping) })
 	s.read(ctx)
-	st.end(errClosed)
+	s.st.end(errClosed)
 	helpers.Wait() // it closes the connection, with the stream's reason
 	s.subs.Wait()
 }
@@ -86,9 +93,10 @@ func (s *socket) closeWith(cause error) {
 	_ = s.conn.Close(code, reason)
 }
 
-// keepAlive pings the client, and closes the connection with the reason when the stream ends.
-func (s *socket) keepAlive(ctx context.Context) {
-	tick := time.NewTicker(pingInterval)
+// keepAlive pings the client, and closes the connection with the reason when the stream ends. A client that neither answers a ping nor is heard
+// otherwise is gone; an answer may stand behind thousands of frames that the client sent before it.
+func (s *socket) keepAlive(ctx context.Context, every time.Duration) {
+	tick := time.NewTicker(every)
 	defer tick.Stop()
 	for {
 		select {
@@ -97,10 +105,11 @@ func (s *socket) keepAlive(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		pctx, cancel := context.WithTimeout(ctx, pingInterval)
+		heard := s.heard.Load()
+		pctx, cancel := context.WithTimeout(ctx, every)
 		err := s.conn.Ping(pctx)
 		cancel()
-		if err != nil && ctx.Err() == nil {
+		if err != nil && ctx.Err() == nil && s.heard.Load() == heard {
 			s.st.end(errClosed)
 			_ = s.conn.CloseNow()
 			return
@@ -149,6 +158,7 @@ func (s *socket) read(ctx context.Context) {
 		if err != nil {
 			return
 		}
+		s.heard.Add(1)
 		f, err := parseFrame(typ, data)
 		if err == nil && !bucket.take(time.Now()) {
 			err = &api.Error{Code: api.CodeExhausted, Detail: "too many frames; slow down"}
