@@ -38,11 +38,12 @@ func run(ctx context.Context, listen string) error {
 	if err != nil {
 		return err
 	}
-	conn, err := net.ListenPacket("udp", listen)
+	conn, err := new(net.ListenConfig).ListenPacket(ctx, "udp", listen)
 	if err != nil {
 		return err
 	}
-	defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
+	unclosed := context.AfterFunc(ctx, func() { _ = conn.Close() })
+	defer unclosed()
 	room := make(chan struct{}, maxQuestions)
 	for {
 		buf := make([]byte, 1500)
