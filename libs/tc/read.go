@@ -97,7 +97,7 @@ func (r *reader) octet(field string) *uint8 {
 	if !r.skip(field) {
 		return nil
 	}
-	n := uint8(r.number(8)) //nolint:gosec // of 8 bits
+	n := uint8(r.number(8))
 	return &n
 }
 
@@ -124,7 +124,6 @@ func list[T any](r *reader, field string, one func(*reader) T) []T {
 	return all
 }
 
-//nolint:gosec // the numbers have as many bits as there is room for
 func (r *reader) plan() *Plan {
 	r.need(`{"format":`)
 	p := &Plan{
@@ -141,8 +140,6 @@ func (r *reader) plan() *Plan {
 }
 
 // tree reads one that has no fault: faults are put in by who has read it.
-//
-//nolint:gosec // the numbers have as many bits as there is room for
 func (r *reader) tree(field string) *Tree {
 	if !r.skip(field) {
 		return nil
@@ -162,7 +159,6 @@ func (r *reader) tree(field string) *Tree {
 	return t
 }
 
-//nolint:gosec // the numbers have as many bits as there is room for
 func (r *reader) leaf() Leaf {
 	r.need(`{"minor":`)
 	l := Leaf{
@@ -189,7 +185,7 @@ func (r *reader) queue(field string) (q Queue) {
 	q = Queue{
 		Kind:     QueueKind(r.value()),
 		Limit:    parsed(r, `,"limit":`, ParseBytes),
-		Packets:  uint32(r.uint(`,"packets":`, 32)), //nolint:gosec // of 32 bits
+		Packets:  uint32(r.uint(`,"packets":`, 32)),
 		Target:   parsed(r, `,"target":`, ParseDuration),
 		Interval: parsed(r, `,"interval":`, ParseDuration),
 		Quantum:  parsed(r, `,"quantum":`, ParseBytes),
@@ -199,7 +195,6 @@ func (r *reader) queue(field string) (q Queue) {
 	return q
 }
 
-//nolint:gosec // the numbers have as many bits as there is room for
 func (r *reader) filter() Filter {
 	r.need(`{"class":`)
 	f := Filter{
@@ -216,7 +211,6 @@ func (r *reader) filter() Filter {
 	return f
 }
 
-//nolint:gosec // the numbers have as many bits as there is room for
 func (r *reader) limit() Limit {
 	r.need(`{"kind":`)
 	l := Limit{
