@@ -29,7 +29,7 @@ func startBus(tb testing.TB) (connect func(...nats.Option) *nats.Conn) {
 	}
 	return func(options ...nats.Option) *nats.Conn {
 		tb.Helper()
-		nc, err := nats.Connect(srv.ClientURL(), options...)
+		nc, err := nats.Connect(srv.ClientURL(), append([]nats.Option{nats.Timeout(20 * time.Second)}, options...)...)
 		if err != nil {
 			tb.Fatal(err)
 		}
@@ -105,7 +105,7 @@ func jsonLogger(w *lockedBuffer) *slog.Logger {
 // eventually polls ok until it is true.
 func eventually(tb testing.TB, what string, ok func() bool) {
 	tb.Helper()
-	deadline := time.NewTimer(10 * time.Second)
+	deadline := time.NewTimer(30 * time.Second)
 	defer deadline.Stop()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
@@ -113,7 +113,7 @@ func eventually(tb testing.TB, what string, ok func() bool) {
 		select {
 		case <-tick.C:
 		case <-deadline.C:
-			tb.Fatalf("not within 10 s: %s", what)
+			tb.Fatalf("not within 30 s: %s", what)
 		}
 	}
 }

@@ -49,7 +49,9 @@ type Server struct {
 	handlers map[string]*handler // by verb; not written after Run began
 	work     *pool
 	long     *pool
-	crew     parts.Crew // serves
+	bundles  *bundles
+	crew     parts.Crew         // serves
+	rest     *nats.Subscription // of askers that ask for a bundle's rest
 	running  atomic.Bool
 	ready    chan struct{} // closed when the bus has confirmed the subscriptions
 
@@ -72,7 +74,8 @@ func newServer(nc *nats.Conn, cfg ServerConfig) *Server {
 		seconds:  opSeconds(cfg.Metrics),
 		handlers: map[string]*handler{},
 		work:     newPool(cfg.Concurrency), long: newPool(longConcurrency),
-		ready: make(chan struct{}),
+		bundles: newBundles(nc),
+		ready:   make(chan struct{}),
 	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
@@ -112,6 +115,7 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	subs, err := s.subscribe()
 	if err == nil {
+		defer s.rest.Unsubscribe() //nolint:errcheck // it fails only when the connection is closed
 		s.awaitBus(ctx)
 		<-ctx.Done()
 	}
@@ -130,6 +134,7 @@ func (s *Server) subscribe() ([]*subscription, error) {
 		}
 	}
 	var subs []*subscription
+	var err error
 	for _, subject := range subjects {
 		sub, err := s.nc.QueueSubscribe(subject, s.cfg.Service, s.receive)
 		if err != nil {
@@ -138,6 +143,9 @@ func (s *Server) subscribe() ([]*subscription, error) {
 		closed := make(chan struct{})
 		sub.SetClosedHandler(func(string) { close(closed) })
 		subs = append(subs, &subscription{sub, closed})
+	}
+	if s.rest, err = s.nc.Subscribe(s.bundles.inbox+"*", s.bundles.more); err != nil {
+		return subs, fmt.Errorf("subscribe to %s*: %w", s.bundles.inbox, err)
 	}
 	return subs, nil
 }
@@ -191,6 +199,9 @@ func (s *Server) drain(subs []*subscription) error {
 	if !s.nc.IsConnected() {
 		return nil
 	}
+	rest, cancel := context.WithTimeout(context.Background(), drainGrace)
+	defer cancel()
+	_ = fill(rest, s.bundles.places) // what is left is for askers who do not ask for it
 	flush, cancel := context.WithTimeout(context.Background(), drainGrace)
 	defer cancel()
 	if err := s.nc.FlushWithContext(flush); err != nil && s.nc.IsConnected() {
@@ -214,12 +225,15 @@ func newPool(n int) *pool {
 }
 
 // drain takes all places, so that nothing is in flight any more, and returns how many it could not take before ctx ended.
-func (p *pool) drain(ctx context.Context) int {
-	for i := range cap(p.admit) {
+func (p *pool) drain(ctx context.Context) int { return fill(ctx, p.admit) }
+
+// fill takes all places, and returns how many it could not take before ctx ended.
+func fill(ctx context.Context, places chan struct{}) int {
+	for i := range cap(places) {
 		select {
-		case p.admit <- struct{}{}:
+		case places <- struct{}{}:
 		case <-ctx.Done():
-			return cap(p.admit) - i
+			return cap(places) - i
 		}
 	}
 	return 0
