@@ -62,7 +62,10 @@ func TestRevocation(t *testing.T) {
 			y.within(t, c.kind, id, asked)
 			_, err := y.verify.Verify(t.Context(), user.raw)
 			wantCode(t, err, api.CodeUnauthenticated)
-			_, err = ask(user, api.GetMe, api.None{})
+			until(t, "the service itself has learned it", func() bool {
+				_, err = ask(user, api.GetMe, api.None{})
+				return err != nil
+			})
 			wantCode(t, err, api.CodeUnauthenticated)
 			_, err = y.exchange(user.key)
 			wantCode(t, err, c.again)
