@@ -349,7 +349,7 @@ func heap() uint64 {
 // of the same session gets everything.
 func TestClientThatNeverReads(t *testing.T) {
 	y := newYard(t)
-	g := y.gateway(func(c *Config) { c.WriteTimeout = 300 * time.Millisecond })
+	g := y.gateway(func(c *Config) { c.WriteTimeout = 3 * time.Second }) // the reader's too, which pauses to look at the heap
 	sid := y.session(g, "alice-key", "")
 	reader := openSSE(t, g, "alice-key", "/api/v1/sessions/"+sid+"/events")
 
