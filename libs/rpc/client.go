@@ -31,17 +31,16 @@ const (
 
 // Client asks operations of other services.
 type Client struct {
-	nc        *nats.Conn
-	cfg       ClientConfig
-	seconds   *prometheus.HistogramVec
-	endpoint  endpoint.Endpoint // takes an *ask, returns an answer
-	breakers  sync.Map          // service → *gobreaker.CircuitBreaker[any]
-	gatherers sync.Map          // service → *gatherer
-	open      time.Duration     // how long a breaker stays open
-	silence   time.Duration     // after which what may be asked again is asked again
-	asks      int               // how often at most
-	repeats   chan struct{}     // a place for each question that was asked again and has no answer yet
-	waits     chan struct{}     // likewise, of questions that wait for something to happen
+	nc       *nats.Conn
+	cfg      ClientConfig
+	seconds  *prometheus.HistogramVec
+	endpoint endpoint.Endpoint // takes an *ask, returns an answer
+	breakers sync.Map          // service → *gobreaker.CircuitBreaker[any]
+	open     time.Duration     // how long a breaker stays open
+	silence  time.Duration     // after which what may be asked again is asked again
+	asks     int               // how often at most
+	repeats  chan struct{}     // a place for each question that was asked again and has no answer yet
+	waits    chan struct{}     // likewise, of questions that wait for something to happen
 }
 
 // ClientConfig says how a client asks.
@@ -184,7 +183,7 @@ func (c *Client) timeout(next endpoint.Endpoint) endpoint.Endpoint {
 	}
 }
 
-// send is the innermost endpoint.
+// send is the innermost endpoint: one request on the connection's shared inbox.
 func (c *Client) send(ctx context.Context, request any) (any, error) {
 	a := request.(*ask)
 	h := nats.Header{}
@@ -198,23 +197,15 @@ func (c *Client) send(ctx context.Context, request any) (any, error) {
 		h[headerRequestID] = []string{id}
 	}
 	otel.GetTextMapPropagator().Inject(ctx, carrier(h))
-	reply, err := c.request(ctx, a, &nats.Msg{Subject: a.subject, Header: h, Data: a.data})
+	msg, err := c.nc.RequestMsgWithContext(ctx, &nats.Msg{Subject: a.subject, Header: h, Data: a.data})
 	if err != nil {
 		return nil, c.unsent(a, err)
 	}
-	out, err := readReply(reply.Header, reply.Data)
+	out, err := readReply(msg.Header, msg.Data)
 	if err != nil {
 		return nil, err
 	}
 	return out, nil
-}
-
-// request asks alone or with others.
-func (c *Client) request(ctx context.Context, a *ask, msg *nats.Msg) (*nats.Msg, error) {
-	if g := c.gathererOf(a); g != nil {
-		return g.request(ctx, a.info.Verb, msg)
-	}
-	return c.nc.RequestMsgWithContext(ctx, msg)
 }
 
 // unsent says why a request got no answer.

@@ -6,7 +6,7 @@
 //
 // On the bus an operation is a request to yard.v1.op.<service>.<verb> with the JSON of Req; the answer is the JSON of Resp,
 // or the JSON of a redacted api.Error with the header Yard-Error. The caller's access token, its deadline, the trace and the
-// request's id travel in headers (wire.go). What many ask of one service at the same moment travels in one message (bundle.go). Delivery is at most once, but for what may be asked twice (repeat.go): a caller that
+// request's id travel in headers (wire.go). Delivery is at most once, but for what may be asked twice (repeat.go): a caller that
 // gets unavailable does not know whether the operation happened, and asks again where the operation is idempotent.
 package rpc
 

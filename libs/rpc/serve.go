@@ -27,8 +27,6 @@ type handler struct {
 type call struct {
 	h         *handler
 	msg       *nats.Msg
-	bundle    *bundle       // that it came in; nil: alone
-	number    int           // there
 	tenant    string        // of a runner's request: proven by its subject
 	session   string        // likewise
 	peer      string        // the service that asks what only it may: proven by its subject
@@ -42,8 +40,6 @@ func (s *Server) handle(info api.OpInfo, p *pool, timeout time.Duration, inner e
 		panic("rpc: handler of " + info.Name() + " registered on a running server")
 	case info.Service != s.cfg.Service:
 		panic("rpc: " + info.Name() + " registered on a server of " + s.cfg.Service)
-	case info.Verb == bundleVerb:
-		panic("rpc: " + info.Name() + " has the verb of bundles")
 	case s.handlers[info.Verb] != nil:
 		panic("rpc: second handler of " + info.Name())
 	}
@@ -87,19 +83,7 @@ func (s *Server) receive(msg *nats.Msg) {
 	if !ok || !replyAllowed(msg.Reply, c.session) {
 		return // not a request of ours, or nobody whom we may answer
 	}
-	if verb == bundleVerb && c.session == "" && c.peer == "" {
-		s.unbundle(msg)
-		return
-	}
-	s.admit(c, verb)
-}
-
-// admit has a request served, or refuses it.
-func (s *Server) admit(c *call, verb string) {
-	if t, ok := deadline(c.msg.Header); ok && !time.Now().Before(t) {
-		if c.bundle != nil {
-			c.bundle.skip()
-		}
+	if t, ok := deadline(msg.Header); ok && !time.Now().Before(t) {
 		return // nobody waits any more
 	}
 	c.h = s.handlers[verb]
@@ -183,18 +167,7 @@ func (s *Server) reply(c *call, out answer, err error) {
 	case out.rev != 0:
 		msg.Header = nats.Header{headerRevision: {strconv.FormatUint(out.rev, 10)}}
 	}
-	var sent error
-	if c.bundle != nil {
-		sent = c.bundle.answer(c.number, msg.Header, msg.Data)
-	} else {
-		sent = s.nc.PublishMsg(msg)
+	if err := s.nc.PublishMsg(msg); err != nil {
+		s.log.Warn("answer not sent", "op", c.msg.Subject, "err", err) // the caller runs into its deadline
 	}
-	if sent != nil {
-		s.unsent(c.msg.Subject, sent)
-	}
-}
-
-// unsent says that an answer did not leave; the caller runs into its deadline.
-func (s *Server) unsent(subject string, err error) {
-	s.log.Warn("answer not sent", "op", subject, "err", err)
 }

@@ -49,9 +49,7 @@ type Server struct {
 	handlers map[string]*handler // by verb; not written after Run began
 	work     *pool
 	long     *pool
-	bundles  *bundles
-	crew     parts.Crew         // serves
-	rest     *nats.Subscription // of askers that ask for a bundle's rest
+	crew     parts.Crew // serves
 	running  atomic.Bool
 	ready    chan struct{} // closed when the bus has confirmed the subscriptions
 
@@ -74,8 +72,7 @@ func newServer(nc *nats.Conn, cfg ServerConfig) *Server {
 		seconds:  opSeconds(cfg.Metrics),
 		handlers: map[string]*handler{},
 		work:     newPool(cfg.Concurrency), long: newPool(longConcurrency),
-		bundles: newBundles(nc),
-		ready:   make(chan struct{}),
+		ready: make(chan struct{}),
 	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
@@ -115,7 +112,6 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	subs, err := s.subscribe()
 	if err == nil {
-		defer s.rest.Unsubscribe() //nolint:errcheck // it fails only when the connection is closed
 		s.awaitBus(ctx)
 		<-ctx.Done()
 	}
@@ -134,7 +130,6 @@ func (s *Server) subscribe() ([]*subscription, error) {
 		}
 	}
 	var subs []*subscription
-	var err error
 	for _, subject := range subjects {
 		sub, err := s.nc.QueueSubscribe(subject, s.cfg.Service, s.receive)
 		if err != nil {
@@ -143,9 +138,6 @@ func (s *Server) subscribe() ([]*subscription, error) {
 		closed := make(chan struct{})
 		sub.SetClosedHandler(func(string) { close(closed) })
 		subs = append(subs, &subscription{sub, closed})
-	}
-	if s.rest, err = s.nc.Subscribe(s.bundles.inbox+"*", s.bundles.more); err != nil {
-		return subs, fmt.Errorf("subscribe to %s*: %w", s.bundles.inbox, err)
 	}
 	return subs, nil
 }
@@ -199,9 +191,6 @@ func (s *Server) drain(subs []*subscription) error {
 	if !s.nc.IsConnected() {
 		return nil
 	}
-	rest, cancel := context.WithTimeout(context.Background(), drainGrace)
-	defer cancel()
-	_ = fill(rest, s.bundles.places) // what is left is for askers who do not ask for it
 	flush, cancel := context.WithTimeout(context.Background(), drainGrace)
 	defer cancel()
 	if err := s.nc.FlushWithContext(flush); err != nil && s.nc.IsConnected() {
@@ -225,15 +214,12 @@ func newPool(n int) *pool {
 }
 
 // drain takes all places, so that nothing is in flight any more, and returns how many it could not take before ctx ended.
-func (p *pool) drain(ctx context.Context) int { return fill(ctx, p.admit) }
-
-// fill takes all places, and returns how many it could not take before ctx ended.
-func fill(ctx context.Context, places chan struct{}) int {
-	for i := range cap(places) {
+func (p *pool) drain(ctx context.Context) int {
+	for i := range cap(p.admit) {
 		select {
-		case places <- struct{}{}:
+		case p.admit <- struct{}{}:
 		case <-ctx.Done():
-			return cap(places) - i
+			return cap(p.admit) - i
 		}
 	}
 	return 0
