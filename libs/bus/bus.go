@@ -54,6 +54,7 @@ type Conn struct {
 	attempt  time.Duration // how long one try of something waits for its answer
 
 	partCheck time.Duration // partCheck, but in tests
+	logCheck  time.Duration // likewise
 
 	mu        sync.Mutex
 	drops     map[*nats.Subscription]func() // told of lost messages
@@ -100,7 +101,7 @@ func Connect(cfg Config) (*Conn, error) {
 		return nil, api.Invalid("/url", "is required")
 	}
 	c := &Conn{
-		log: cfg.Logger, scoped: creds.scoped, closed: make(chan struct{}), replicas: max(cfg.Replicas, 1), brief: cfg.Brief, attempt: attemptTimeout, partCheck: partCheck,
+		log: cfg.Logger, scoped: creds.scoped, closed: make(chan struct{}), replicas: max(cfg.Replicas, 1), brief: cfg.Brief, attempt: attemptTimeout, partCheck: partCheck, logCheck: logCheck,
 		drops: map[*nats.Subscription]func(){}, reconnect: map[chan struct{}]struct{}{},
 	}
 	if c.log == nil {

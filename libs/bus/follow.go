@@ -2,6 +2,8 @@ package bus
 
 import (
 	"context"
+	"math/rand/v2"
+	"time"
 
 	"agentyard.dev/libs/api"
 )
@@ -9,9 +11,14 @@ import (
 // followPage is how many events a follower reads at a time while it catches up.
 const followPage = maxRead
 
+// logCheck is how often, a half more or less, a follower of a log reads what it cannot have missed. A live message that was lost shows when another follows it, but the last
+// of them is followed by nothing. Mostly that happens when somebody has just begun to listen, or has come back: the servers of a cluster hear of it one after another, and one that has not
+// heard of it yet passes nothing on. So the first check is after a sixtieth of that, and each waits four times as long as the one before.
+const logCheck = 2 * time.Minute
+
 // Follow calls f for every event of the session after sequence after, in order, without gap or duplicate, across
 // reconnects, until ctx ends or f returns an error, which Follow returns. It catches up with Read, then follows the live subject, and catches up
-// again when the live stream shows a gap (a Nats-Last-Sequence that it has not seen, per subject), a drop or a reconnect. atHead, if not nil, is called once when the first catch-up
+// again when the live stream shows a gap (a Nats-Last-Sequence that it has not seen, per subject), a drop or a reconnect, and now and then (logCheck). atHead, if not nil, is called once when the first catch-up
 // is complete. It holds at most a small bounded number of events in memory: a slow f makes Follow fall back to reading.
 func (l *Log) Follow(ctx context.Context, tenant, session string, after uint64, f func(api.Event) error, atHead func()) error {
 	return l.hub(decoded).Follow(ctx, tenant, session, after, func(ev *HubEvent) error { return f(ev.event) }, atHead)
@@ -64,6 +71,8 @@ type follower struct {
 	pos   uint64            // all up to here was delivered
 	seen  map[string]uint64 // by subject: its last event that was delivered live
 	gapTo uint64            // the end of the last gap that was told
+
+	checks int // since something was missing
 }
 
 func (w *follower) run(ctx context.Context) error {
@@ -139,20 +148,34 @@ func (w *follower) deliverRead(ev *HubEvent) error {
 	return nil
 }
 
-// live delivers what comes until something is missing.
+// untilCheck is how long the log is not read while nothing seems to be missing.
+func (w *follower) untilCheck() time.Duration {
+	most := w.h.c.logCheck
+	d := min(most/60<<(2*min(w.checks, 3)), most)
+	return d/2 + rand.N(d) //nolint:gosec // jitter
+}
+
+// live delivers what comes until something is missing, or may be.
 func (w *follower) live(ctx context.Context) error {
 	read := w.pos // everything up to here was seen, on both subjects
 	w.seen = map[string]uint64{}
+	check := time.NewTimer(w.untilCheck())
+	defer check.Stop()
 	for {
-		entries, dropped, err := w.ring.take(ctx)
+		entries, dropped, err := w.ring.take(ctx, check.C)
 		if err != nil {
 			return err
+		}
+		if len(entries) == 0 && !dropped {
+			w.checks++
+			return nil
 		}
 		for _, e := range entries {
 			if e.events[len(e.events)-1].Seq <= w.pos {
 				continue // read already
 			}
 			if e.before > max(read, w.seen[e.subject]) {
+				w.checks = 0
 				return nil // an entry of this subject is missing: read it
 			}
 			for _, ev := range e.events {
@@ -170,6 +193,7 @@ func (w *follower) live(ctx context.Context) error {
 			w.seen[e.subject] = w.pos
 		}
 		if dropped {
+			w.checks = 0
 			return nil
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"strconv"
 	"sync"
+	"time"
 
 	"agentyard.dev/libs/api"
 )
@@ -195,8 +196,8 @@ func (r *ring) signal() {
 	}
 }
 
-// take waits for entries. dropped says that some are missing, which the log has now.
-func (r *ring) take(ctx context.Context) (entries []*liveEntry, dropped bool, err error) {
+// take waits for entries. dropped says that some are missing, which the log has now. With neither, enough is over.
+func (r *ring) take(ctx context.Context, enough <-chan time.Time) (entries []*liveEntry, dropped bool, err error) {
 	for {
 		r.mu.Lock()
 		entries, dropped = r.entries, r.dropped
@@ -207,6 +208,8 @@ func (r *ring) take(ctx context.Context) (entries []*liveEntry, dropped bool, er
 		}
 		select {
 		case <-r.wake:
+		case <-enough:
+			return nil, false, nil
 		case <-ctx.Done():
 			return nil, false, ctx.Err()
 		}

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"agentyard.dev/libs/api"
 	"agentyard.dev/libs/bus"
@@ -135,6 +136,7 @@ func TestFollowUser(t *testing.T) {
 	y := newYard(t, bus.LogConfig{})
 	s := api.NewID(api.KindSession)
 	c := bustest.ConnectSession(t, y.srv, y.ring, tenant, s)
+	c.CheckLogsEvery(time.Hour)
 	ctx := testContext(t)
 	y.say(t, s, 0)
 	asked := 0
@@ -162,6 +164,42 @@ func TestFollowUser(t *testing.T) {
 	}
 	if fmt.Sprint(said) != "[say 0 say 1 say 2 say 3]" || asked != 1 {
 		t.Fatalf("heard %v, asked %d times", said, asked)
+	}
+}
+
+// What nobody heard of is found by the check, even if nothing follows it.
+func TestFollowCheck(t *testing.T) {
+	y := newYard(t, bus.LogConfig{})
+	deaf, s := api.NewID(api.KindSession), api.NewID(api.KindSession)
+	c := bustest.ConnectSession(t, y.srv, y.ring, tenant, deaf) // which hears nothing of s
+	c.CheckLogsEvery(600 * time.Millisecond)
+	ctx := testContext(t)
+	read := func(ctx context.Context, after uint64, limit int) ([]api.Event, bool, error) {
+		return y.log.Read(ctx, tenant, s, api.WriterUser, after, limit)
+	}
+	said, done := make(chan string), make(chan error, 1)
+	go func() {
+		done <- bus.FollowUser(ctx, c, tenant, deaf, 0, read, func(ev api.Event) error {
+			said <- ev.Content
+			if ev.Content == "say 4" {
+				return errDone
+			}
+			return nil
+		}, nil)
+	}()
+	for i := range 5 {
+		y.say(t, s, i)
+		select {
+		case got := <-said:
+			if want := fmt.Sprintf("say %d", i); got != want {
+				t.Fatalf("heard %q, want %q", got, want)
+			}
+		case <-ctx.Done():
+			t.Fatalf("say %d was not heard", i)
+		}
+	}
+	if err := <-done; !errors.Is(err, errDone) {
+		t.Fatal(err)
 	}
 }
 
