@@ -45,6 +45,30 @@ func (s *Service) tellLater(id string) {
 	}
 }
 
+// announce publishes the news that the node's entry in NODES says later. Whoever does not hear of it reads it there.
+func (s *Service) announce() {
+	s.mu.Lock()
+	if len(s.untold) == 0 {
+		s.mu.Unlock()
+		return
+	}
+	news := api.TrafficCounters{Node: s.cfg.Node, At: time.Now().UTC(), Applied: make(map[string]api.TrafficPlanApplied, len(s.untold))}
+	for id := range s.untold {
+		if n := s.sessions[id]; n != nil && n.applied.State != "" && !n.gone {
+			news.Applied[id] = n.applied
+		}
+	}
+	clear(s.untold)
+	s.mu.Unlock()
+	data, err := json.Marshal(news)
+	if err == nil {
+		err = s.deps.Bus.Publish(api.LiveCountersPrefix+s.token, data)
+	}
+	if err != nil {
+		s.log.Debug("announce", "err", err)
+	}
+}
+
 // report keeps the node's entry in NODES up to date, until ctx ends: what it can do, and what it has applied, which is not what was
 // intended until it says so.
 func (s *Service) report(ctx context.Context) error {
