@@ -60,27 +60,31 @@ func (s *partSeen) becomes(t *testing.T, want map[string]int) {
 	}
 }
 
-// startPart follows a node's part of PLANS from the head on, until the test ends.
+// startPart follows a node's part of PLANS until the test ends, and returns when its head is reached.
 func startPart(t *testing.T, c *bus.Conn, node string) *partSeen {
 	t.Helper()
 	seen, head := &partSeen{now: map[string]bus.Entry[thing]{}}, make(chan struct{})
-	ctx, cancel := context.WithCancel(context.Background())
-	ended := make(chan error, 1)
-	go func() {
-		ended <- bus.ReadLedger[thing](c, api.NounPlans).FollowPart(ctx, bus.Part[thing]{Live: api.LivePlansPrefix, Tenant: node, Tell: seen.take, CaughtUp: sync.OnceFunc(func() { close(head) })})
-	}()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-ended; !errors.Is(err, context.Canceled) {
-			t.Errorf("the follower ended with %v", err)
-		}
-	})
+	followPart(t, c, bus.Part[thing]{Live: api.LivePlansPrefix, Tenant: node, Tell: seen.take, CaughtUp: sync.OnceFunc(func() { close(head) })})
 	select {
 	case <-head:
 	case <-time.After(patience):
 		t.Fatal("the part's head is not reached")
 	}
 	return seen
+}
+
+// followPart follows a part of PLANS until the test ends.
+func followPart(t *testing.T, c *bus.Conn, part bus.Part[thing]) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- bus.ReadLedger[thing](c, api.NounPlans).FollowPart(ctx, part) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-ended; !errors.Is(err, context.Canceled) {
+			t.Errorf("the follower ended with %v", err)
+		}
+	})
 }
 
 // put writes an entry that may be there already.
@@ -118,14 +122,7 @@ func TestFollowPart(t *testing.T) {
 	put("node2", "s3", 1)
 
 	url := srv.URL()
-	follower := bustest.Connect(t, srv, ring, "tcagent")
-	seen, head := &partSeen{now: map[string]bus.Entry[thing]{}}, make(chan struct{})
-	fctx, cancel := context.WithCancel(ctx)
-	ended := make(chan error, 1)
-	go func() {
-		ended <- bus.ReadLedger[thing](follower, api.NounPlans).FollowPart(fctx, bus.Part[thing]{Live: api.LivePlansPrefix, Tenant: "node1", Tell: seen.take, CaughtUp: sync.OnceFunc(func() { close(head) })})
-	}()
-	<-head
+	seen := startPart(t, bustest.Connect(t, srv, ring, "tcagent"), "node1")
 	seen.becomes(t, map[string]int{"s1": 1, "s2": 1})
 
 	for i := range 600 { // more than wait for a follower
@@ -150,17 +147,14 @@ func TestFollowPart(t *testing.T) {
 			t.Errorf("%d consumers", n)
 		}
 	})
+	outer := t // the follower ends with it
 	t.Run("across the bus's absence", func(t *testing.T) {
 		srv.Close()
-		bustest.Start(t, ring, dir, strings.TrimPrefix(url, "nats://"))
+		bustest.Start(outer, ring, dir, strings.TrimPrefix(url, "nats://"))
 		put("node1", "s1", 1000)
 		put("node1", "s4", 4)
 		seen.becomes(t, map[string]int{"s1": 1000, "s4": 4})
 	})
-	cancel()
-	if err := <-ended; !errors.Is(err, context.Canceled) {
-		t.Errorf("got %v", err)
-	}
 }
 
 // TestFollowPartAnew: a bus that lost its data counts from the beginning again; who followed it before believes what is new there.

@@ -1,8 +1,6 @@
 package bus_test
 
 import (
-	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -61,22 +59,11 @@ func TestFollowPartAlso(t *testing.T) {
 	put(t, l, shared, "g1001", 10)
 
 	seen := &listed{partSeen: partSeen{now: map[string]bus.Entry[thing]{}}}
-	ctx, cancel := context.WithCancel(context.Background())
-	ended := make(chan error, 1)
-	follower := bustest.ConnectNode(t, srv, ring, "node1")
-	go func() {
-		ended <- bus.ReadLedger[thing](follower, api.NounPlans).FollowPart(ctx, bus.Part[thing]{Live: api.LivePlansPrefix, Tenant: "node1", Also: seen.also, Tell: seen.take, CaughtUp: func() {
-			seen.mu.Lock()
-			seen.caughtUp++
-			seen.mu.Unlock()
-		}})
-	}()
-	defer func() {
-		cancel()
-		if err := <-ended; !errors.Is(err, context.Canceled) {
-			t.Errorf("the follower ended with %v", err)
-		}
-	}()
+	followPart(t, bustest.ConnectNode(t, srv, ring, "node1"), bus.Part[thing]{Live: api.LivePlansPrefix, Tenant: "node1", Also: seen.also, Tell: seen.take, CaughtUp: func() {
+		seen.mu.Lock()
+		seen.caughtUp++
+		seen.mu.Unlock()
+	}})
 	seen.becomes(t, map[string]int{"s1": 1001, "g1001": 10})
 	put(t, l, shared, "g1001", 11)
 	put(t, l, shared, "g1002", 20) // which nobody lists
@@ -166,16 +153,8 @@ func TestFollowPartAlsoCheck(t *testing.T) {
 	put(t, l, "node1", "s1", 1001)
 	put(t, l, "node1", "s2", 1002)
 	seen := &listed{partSeen: partSeen{now: map[string]bus.Entry[thing]{}}}
-	ctx, cancel := context.WithCancel(context.Background())
-	ended := make(chan error, 1)
 	c.CheckPartsEvery(10 * time.Millisecond)
-	go func() { // where nothing is heard
-		ended <- bus.ReadLedger[thing](c, api.NounPlans).FollowPart(ctx, bus.Part[thing]{Live: api.LiveCountersPrefix, Tenant: "node1", Also: seen.also, Tell: seen.take})
-	}()
-	defer func() {
-		cancel()
-		<-ended
-	}()
+	followPart(t, c, bus.Part[thing]{Live: api.LiveCountersPrefix, Tenant: "node1", Also: seen.also, Tell: seen.take}) // where nothing is heard
 	want := map[string]int{"s1": 1001, "s2": 1002}
 	for n, id := range []string{"g1001", "g1002", "g1001", "s3", "g1002", "s2", "s1", "s3", "g1001"} {
 		tenant, value := api.SharedPlans, 1+n
