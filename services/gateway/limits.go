@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"net/netip"
 	"strconv"
-	"strings"
 	"time"
 
 	"agentyard.dev/libs/api"
@@ -46,18 +45,14 @@ func (g *Gateway) chargeFailure(ctx context.Context, ip string, err error) {
 // addressBucket names the bucket of a client's address. All of the /64 that one subscriber of IPv6 has is one: else each of its 2⁶⁴ addresses
 // would have a bucket of its own.
 func addressBucket(ip string) string {
-	if !strings.Contains(ip, ":") {
-		return "addr/" + ip
+	if addr, err := netip.ParseAddr(ip); err == nil && addr.Is6() {
+		if addr = addr.Unmap(); addr.Is4() {
+			ip = addr.String()
+		} else if p, err := addr.WithZone("").Prefix(64); err == nil {
+			ip = p.String()
+		}
 	}
-	addr, err := netip.ParseAddr(ip)
-	if err != nil {
-		return "addr/" + ip
-	}
-	addr = addr.Unmap().WithZone("")
-	if p, err := addr.Prefix(64); err == nil && addr.Is6() {
-		return "addr/" + p.String()
-	}
-	return "addr/" + addr.String()
+	return "addr/" + ip
 }
 
 // allowPrincipal takes one request from the principal's bucket in l and writes the RateLimit headers.
