@@ -31,7 +31,7 @@ func run(t *testing.T, input string, name string, args ...string) string {
 // TestKernelTakesCommands gives the printed commands to the real tools in network namespaces of their own.
 func TestKernelTakesCommands(t *testing.T) {
 	if os.Getuid() != 0 {
-		t.Skip("needs root, for network namespaces")
+		t.Skip("needs root, for namespaces")
 	}
 	for _, tool := range []string{"ip", "tc", "nft"} {
 		if _, err := exec.LookPath(tool); err != nil {
