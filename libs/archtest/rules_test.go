@@ -56,6 +56,10 @@ var homes = map[string][]string{
 	"github.com/hashicorp/cronexpr":   {"services/scheduler/cron"},
 	"github.com/rogpeppe/go-internal": {"services/standalone/scenario"},
 
+	// What exporters of spans send, for who takes them.
+	"go.opentelemetry.io/proto/otlp": {"services/standalone/yardtest/spantest"},
+	"google.golang.org/protobuf":     {"services/standalone/yardtest/spantest"},
+
 	"k8s.io": {"services/sessions/kube", "bench/cluster", "services/tcagent/controller", "deploy/cluster/kubeall", "deploy/e2e"},
 	// What the node agent may link of Kubernetes: the messages of the container runtime's socket.
 	"k8s.io/cri-api":         {"services/tcagent/cri"},

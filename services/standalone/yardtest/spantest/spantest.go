@@ -2,7 +2,6 @@
 package spantest
 
 import (
-	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -14,13 +13,17 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	commonpb "go.opentelemetry.io/proto/otlp/common/v1"
+	tracepb "go.opentelemetry.io/proto/otlp/trace/v1"
+	"google.golang.org/protobuf/proto"
 )
 
-// Kinds of spans that services make (OTLP's SpanKind).
+// Kinds of spans that services make.
 const (
-	Server   = 2
-	Client   = 3
-	Consumer = 5
+	Server   = tracepb.Span_SPAN_KIND_SERVER
+	Client   = tracepb.Span_SPAN_KIND_CLIENT
+	Consumer = tracepb.Span_SPAN_KIND_CONSUMER
 )
 
 // Span is what a test reads of one.
@@ -28,7 +31,7 @@ type Span struct {
 	Trace, ID, Parent, Name string
 	Service                 string // of its resource
 	Attributes              map[string]string
-	Kind                    uint64
+	Kind                    tracepb.Span_SpanKind
 	Took                    time.Duration
 	From                    netip.Addr // who sent it
 }
@@ -136,8 +139,8 @@ func (s *Collector) find(ok func(Span) bool) (Span, bool, error) {
 // answered, and the turn of the session's runner.
 func (s *Collector) Turn(t testing.TB, d time.Duration, first func(Span) bool) (asked, answered, turn Span) {
 	t.Helper()
-	below := func(name string, kind uint64, parent string) Span {
-		return s.Await(t, d, fmt.Sprintf("%s of kind %d below %s", name, kind, parent), func(s Span) bool {
+	below := func(name string, kind tracepb.Span_SpanKind, parent string) Span {
+		return s.Await(t, d, fmt.Sprintf("%s of kind %s below %s", name, kind, parent), func(s Span) bool {
 			return s.Name == name && s.Kind == kind && s.Parent == parent
 		})
 	}
@@ -153,123 +156,31 @@ func (s *Collector) Turn(t testing.TB, d time.Duration, first func(Span) bool) (
 	return asked, answered, turn
 }
 
-var errProtobuf = errors.New("not protobuf")
-
-// fields walks the fields of a protobuf message: of length-delimited ones it gives the bytes, of the others the number.
-func fields(msg []byte, f func(number int, data []byte, n uint64) error) error {
-	for len(msg) > 0 {
-		tag, size := binary.Uvarint(msg)
-		if size <= 0 {
-			return errProtobuf
-		}
-		msg = msg[size:]
-		var n uint64
-		var data []byte
-		switch tag & 7 {
-		case 0:
-			n, size = binary.Uvarint(msg)
-		case 1:
-			if size = 8; len(msg) >= size {
-				n = binary.LittleEndian.Uint64(msg)
-			}
-		case 2:
-			length, s := binary.Uvarint(msg)
-			if s <= 0 || length > uint64(len(msg)-s) {
-				return errProtobuf
-			}
-			size = s + int(length) //nolint:gosec // no more than there is
-			data = msg[s:size]
-		case 5:
-			if size = 4; len(msg) >= size {
-				n = uint64(binary.LittleEndian.Uint32(msg))
-			}
-		default:
-			return errProtobuf
-		}
-		if size <= 0 || size > len(msg) {
-			return errProtobuf
-		}
-		if err := f(int(tag>>3), data, n); err != nil { //nolint:gosec // of a schema that is known
-			return err
-		}
-		msg = msg[size:]
-	}
-	return nil
-}
-
-// attribute reads a KeyValue whose value is a text, into all.
-func attribute(msg []byte, all map[string]string) error {
-	key, value := "", ""
-	err := fields(msg, func(number int, data []byte, _ uint64) error {
-		if number == 1 {
-			key = string(data)
-			return nil
-		}
-		return fields(data, func(number int, data []byte, _ uint64) error {
-			if number == 1 {
-				value = string(data)
-			}
-			return nil
-		})
-	})
-	all[key] = value
-	return err
-}
-
-// read reads an OTLP ExportTraceServiceRequest (opentelemetry-proto, trace.proto).
+// read reads what an exporter sends: an ExportTraceServiceRequest is TracesData by another name.
 func read(body []byte) (all []Span, err error) {
-	err = fields(body, func(_ int, resourceSpans []byte, _ uint64) error {
-		resource := map[string]string{}
-		return fields(resourceSpans, func(number int, data []byte, _ uint64) error {
-			switch number {
-			case 1:
-				return fields(data, func(number int, data []byte, _ uint64) error {
-					if number != 1 {
-						return nil
-					}
-					return attribute(data, resource)
-				})
-			case 2: // of one scope
-				return fields(data, func(number int, data []byte, _ uint64) error {
-					if number != 2 {
-						return nil
-					}
-					s, err := readSpan(data)
-					s.Service = resource["service.name"]
-					all = append(all, s)
-					return err
+	var req tracepb.TracesData
+	if err := proto.Unmarshal(body, &req); err != nil {
+		return nil, err
+	}
+	for _, of := range req.GetResourceSpans() {
+		service := texts(of.GetResource().GetAttributes())["service.name"]
+		for _, scope := range of.GetScopeSpans() {
+			for _, s := range scope.GetSpans() {
+				all = append(all, Span{
+					Trace: hex.EncodeToString(s.GetTraceId()), ID: hex.EncodeToString(s.GetSpanId()), Parent: hex.EncodeToString(s.GetParentSpanId()), Name: s.GetName(),
+					Service: service, Attributes: texts(s.GetAttributes()), Kind: s.GetKind(), Took: time.Duration(s.GetEndTimeUnixNano() - s.GetStartTimeUnixNano()), //nolint:gosec // a test's times
 				})
 			}
-			return nil
-		})
-	})
-	return all, err
+		}
+	}
+	return all, nil
 }
 
-func readSpan(msg []byte) (Span, error) {
-	s := Span{Attributes: map[string]string{}}
-	var began, ended uint64
-	err := fields(msg, func(number int, data []byte, n uint64) error {
-		switch number {
-		case 1:
-			s.Trace = hex.EncodeToString(data)
-		case 2:
-			s.ID = hex.EncodeToString(data)
-		case 4:
-			s.Parent = hex.EncodeToString(data)
-		case 5:
-			s.Name = string(data)
-		case 6:
-			s.Kind = n
-		case 7:
-			began = n
-		case 8:
-			ended = n
-		case 9:
-			return attribute(data, s.Attributes)
-		}
-		return nil
-	})
-	s.Took = time.Duration(ended - began) //nolint:gosec // a test's times
-	return s, err
+// texts are the attributes that are texts.
+func texts(attributes []*commonpb.KeyValue) map[string]string {
+	all := make(map[string]string, len(attributes))
+	for _, a := range attributes {
+		all[a.GetKey()] = a.GetValue().GetStringValue()
+	}
+	return all
 }
