@@ -82,6 +82,11 @@ type Agent struct {
 	Args    []string `json:"args,omitempty"`    // appended to it
 }
 
+// LacksCommand reports whether there is nothing to run: a's kind is one without a command of its own, and a has none either.
+func (a Agent) LacksCommand() bool {
+	return (a.Kind == "acp" || a.Kind == "custom") && len(a.Command)+len(a.Args) == 0
+}
+
 // Repository is the Git repository that a session's workspace starts from.
 type Repository struct {
 	URL   string `json:"url"`             // https, ssh or git; never with a password

@@ -46,9 +46,10 @@ func TestOperations(t *testing.T) {
 		past := time.Now().Add(-time.Hour)
 		_, err := ask(ada, api.CreateTask, api.CreateTaskRequest{TaskSpec: api.TaskSpec{
 			Prompt: "x", Command: "y", Priority: &bad, Deadline: &past, Queue: "none", DependsOn: []string{"tnone"}, Artifacts: []string{"../x"}, ResultBranch: "a..b",
+			Agent: &api.Agent{Kind: "acp"},
 		}})
 		wantCode(t, err, api.CodeInvalid)
-		for _, field := range []string{"/prompt", "/priority", "/deadline", "/queue", "/depends_on/0", "/artifacts/0", "/result_branch"} {
+		for _, field := range []string{"/prompt", "/priority", "/deadline", "/queue", "/depends_on/0", "/artifacts/0", "/result_branch", "/agent/command"} {
 			if !strings.Contains(err.Error(), field+":") {
 				t.Errorf("%v does not blame %s", err, field)
 			}

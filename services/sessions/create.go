@@ -145,7 +145,12 @@ func (s *Service) prepare(ctx context.Context, p api.Principal, req api.CreateSe
 			bad.Add("/profile", "%q demands isolation that the %s runtime cannot give here: %s", name, s.deps.Info.Name, strings.Join(lacks, ", "))
 		}
 	}
+	agent := profile.Agent
+	if req.Agent != nil {
+		agent = mergeAgent(agent, *req.Agent)
+	}
 	if err == nil {
+		bad.command("/agent", agent)
 		if err := s.satisfied(ctx, &bad, "/profile", p, profile); err != nil {
 			return api.SessionRecord{}, err
 		}
@@ -163,10 +168,6 @@ func (s *Service) prepare(ctx context.Context, p api.Principal, req api.CreateSe
 		env = map[string]string{}
 	}
 	maps.Copy(env, req.Env)
-	agent := profile.Agent
-	if req.Agent != nil {
-		agent = mergeAgent(agent, *req.Agent)
-	}
 	return api.SessionRecord{
 		Session: api.Session{
 			Tenant: p.Tenant, Owner: p.ID, Title: req.Title, Profile: name, Agent: agent, State: api.StatePending,

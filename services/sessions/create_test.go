@@ -89,6 +89,8 @@ func TestCreate(t *testing.T) {
 			{"/env/A=B", api.CreateSessionRequest{Env: map[string]string{"A=B": "x"}}},
 			{"/env", api.CreateSessionRequest{Env: map[string]string{"A": strings.Repeat("v", 33<<10)}}},
 			{"/agent/kind", api.CreateSessionRequest{Agent: &api.Agent{Kind: "moon"}}},
+			{"/agent/command", api.CreateSessionRequest{Agent: &api.Agent{Kind: "acp"}}},
+			{"/agent/command", api.CreateSessionRequest{Agent: &api.Agent{Kind: "custom"}, Wait: "running"}},
 			{"/agent/args/0", api.CreateSessionRequest{Agent: &api.Agent{Args: []string{"a\x00b"}}}},
 			{"/profile", api.CreateSessionRequest{Profile: "none"}},
 			{"/profile", api.CreateSessionRequest{Profile: "../default"}},

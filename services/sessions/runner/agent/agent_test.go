@@ -3,6 +3,8 @@ package agent
 import (
 	"strings"
 	"testing"
+
+	"agentyard.dev/libs/api"
 )
 
 func TestReadLines(t *testing.T) {
@@ -32,6 +34,9 @@ func TestReadLines(t *testing.T) {
 
 func TestKinds(t *testing.T) {
 	for _, k := range Kinds() {
+		if a := (api.Agent{Kind: k.Name}); a.LacksCommand() != (len(k.Command("self", a.Command, a.Args)) == 0) {
+			t.Errorf("%s: the contract and the table disagree on whether it needs a command", k.Name)
+		}
 		if k.Protocol == "" || k.Title == "" {
 			t.Errorf("%s lacks a protocol or a title", k.Name)
 		}
