@@ -20,6 +20,8 @@ const (
 	createTimeout = waitRunning + 20*time.Second
 	// writeTimeout bounds the writes of one operation, which has no deadline of its own when it may wait.
 	writeTimeout = 15 * time.Second
+	// maxFirst is among how many of a session's first changes a repeated request looks for the one that it was answered with.
+	maxFirst = 64
 )
 
 // create writes a pending session and its first message; the reconciler does the rest. Errors: invalid with every field
@@ -75,7 +77,31 @@ func (s *Service) repeated(ctx context.Context, e bus.Entry[api.SessionRecord], 
 	if e.State.RequestHash != hash {
 		return api.Session{}, api.Errorf(api.CodeConflict, "this idempotency key was used for another request")
 	}
-	return s.created(ctx, e, req) // the first answer may have been lost before the prompt was written
+	now, err := s.created(ctx, e, req) // the first answer may have been lost before the prompt was written
+	if err != nil {
+		return api.Session{}, err
+	}
+	return s.firstAnswer(ctx, e.Key, req, now)
+}
+
+// firstAnswer returns what the first of equal requests was answered, which the history tells, whatever became of the session since. Where the
+// history does not go back so far it is the session as it is now.
+func (s *Service) firstAnswer(ctx context.Context, key bus.Key, req api.CreateSessionRequest, now api.Session) (api.Session, error) {
+	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
+	defer cancel()
+	changes, err := s.sessions.History(ctx, key, 0, maxFirst)
+	if err != nil {
+		return api.Session{}, err
+	}
+	for _, c := range changes {
+		if c.Verb != "create" && c.Rev == changes[0].Rev {
+			break // the beginning is no longer kept
+		}
+		if req.Wait == "" || cameUp(c.State.State) {
+			return public(bus.Entry[api.SessionRecord]{Key: key, Change: c}), nil
+		}
+	}
+	return now, nil
 }
 
 // created writes the first message and waits if asked to.
@@ -100,16 +126,19 @@ func (s *Service) created(ctx context.Context, e bus.Entry[api.SessionRecord], r
 	}
 	wait, cancel := context.WithTimeout(ctx, waitRunning)
 	defer cancel()
-	settled, err := s.view.Wait(wait, e.Key, func(now bus.Entry[api.SessionRecord]) bool {
-		return now.State.State == api.StateRunning || now.State.State.Final() || now.State.State == api.StateStopping
-	})
+	now, err := s.view.Wait(wait, e.Key, func(now bus.Entry[api.SessionRecord]) bool { return cameUp(now.State.State) })
 	if err != nil { // it takes longer: the answer is the session as it is
 		if now, ok := s.view.Get(e.Key); ok {
 			return public(now), nil
 		}
 		return public(e), nil
 	}
-	return public(settled), nil
+	return public(now), nil
+}
+
+// cameUp reports whether a request that waits for the session to run waits no longer.
+func cameUp(s api.State) bool {
+	return s == api.StateRunning || s == api.StateStopping || s.Final()
 }
 
 // prepare checks a request and returns the record that it asks for.

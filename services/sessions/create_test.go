@@ -58,11 +58,26 @@ func TestCreate(t *testing.T) {
 		if err != nil || users != 1 {
 			t.Errorf("%d prompts, %v", users, err)
 		}
+		// Whatever becomes of the session, a repeat tells what the first request was told.
+		req = api.CreateSessionRequest{Title: "again", IdempotencyKey: "k2"}
+		first := y.create(ana, req)
+		waits := req
+		waits.Wait = "running"
+		ran := y.create(ana, waits)
+		if _, err := rpc.Call(ana, y.client, api.DeleteSession, api.SessionRef{ID: first.ID}); err != nil {
+			t.Fatal(err)
+		}
+		if s := y.create(ana, req); s.State != api.StatePending || s.Rev != first.Rev || !s.CreatedAt.Equal(first.CreatedAt) {
+			t.Errorf("first %+v, then %+v", first, s)
+		}
+		if s := y.create(ana, waits); s.State != api.StateRunning || s.Rev > ran.Rev {
+			t.Errorf("first %+v, then %+v", ran, s)
+		}
 		other := y.create(y.as("ben"), api.CreateSessionRequest{Title: "once", IdempotencyKey: "k1"})
 		if other.ID == ids[0] {
 			t.Error("another's key met this session")
 		}
-		req.Title = "twice"
+		req = api.CreateSessionRequest{Title: "twice", Prompt: "echo 1", IdempotencyKey: "k1"}
 		_, err = rpc.Call(ana, y.client, api.CreateSession, req)
 		wantCode(t, err, api.CodeConflict, "another request")
 	})
