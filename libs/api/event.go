@@ -23,7 +23,7 @@ const (
 	EventUsage             EventType = "usage"               // Usage: what this turn added
 	EventTerminal          EventType = "terminal"            // Data
 	EventError             EventType = "error"               // Code Detail ReplyTo
-	EventGap               EventType = "gap"                 // From To: sequences that could not be replayed
+	EventGap               EventType = "gap"                 // From To: of the sequences between, not all are kept; To before From: the log was taken back to To. Seq: where to go on
 )
 
 // Event is one entry of a session's Log. It is flat: Type says which fields are set.

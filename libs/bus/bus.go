@@ -14,6 +14,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -59,6 +60,8 @@ type Conn struct {
 	mu        sync.Mutex
 	drops     map[*nats.Subscription]func() // told of lost messages
 	reconnect map[chan struct{}]struct{}    // told after each reconnect
+
+	logReached atomic.Uint64 // a sequence that the log's stream has had since the bus was last away
 }
 
 // OpTimeout bounds a bus call whose context has no deadline of its own.
@@ -175,6 +178,7 @@ func (c *Conn) asyncError(_ *nats.Conn, sub *nats.Subscription, err error) {
 }
 
 func (c *Conn) reconnected() {
+	c.logReached.Store(0)
 	c.mu.Lock()
 	drops := slices.Collect(maps.Values(c.drops))
 	for ch := range c.reconnect {

@@ -34,7 +34,7 @@ func (c *Conn) getLast(ctx context.Context, stream, subject string) (stored, err
 	ctx, cancel := opContext(ctx)
 	defer cancel()
 	for n := 1; ; n++ {
-		m, err := c.getOnce(ctx, directPrefix+stream+"."+subject)
+		m, err := c.getOnce(ctx, directPrefix+stream+"."+subject, nil)
 		if err == nil || errors.Is(err, errNoMessage) {
 			return m, err
 		}
@@ -44,10 +44,10 @@ func (c *Conn) getLast(ctx context.Context, stream, subject string) (stored, err
 	}
 }
 
-func (c *Conn) getOnce(ctx context.Context, subject string) (stored, error) {
+func (c *Conn) getOnce(ctx context.Context, subject string, body []byte) (stored, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.attempt)
 	defer cancel()
-	r, err := c.nc.RequestMsgWithContext(ctx, &nats.Msg{Subject: subject})
+	r, err := c.nc.RequestMsgWithContext(ctx, &nats.Msg{Subject: subject, Data: body})
 	if err != nil {
 		return stored{}, err
 	}
@@ -112,6 +112,15 @@ func (c *Conn) getNewest(ctx context.Context, stream, subject string, from uint6
 		return c.getBatch(ctx, stream, subject, from, limit, f)
 	}
 	return more, err
+}
+
+// getFirst reads the first, from a sequence on, of the newest messages of subjects; errNoMessage when none is so new. It asks once.
+func (c *Conn) getFirst(ctx context.Context, stream string, subjects []string, from uint64) (stored, error) {
+	body, err := json.Marshal(batchRequest{Seq: from, Batch: 1, NewestFor: subjects})
+	if err != nil {
+		return stored{}, err
+	}
+	return c.getOnce(ctx, directPrefix+stream, body) // what follows the answer's first message, that it was all, is dropped
 }
 
 // getPage reads what req asks for, from a sequence on.

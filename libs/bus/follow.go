@@ -18,8 +18,8 @@ const logCheck = 2 * time.Minute
 
 // Follow calls f for every event of the session after sequence after, in order, without gap or duplicate, across
 // reconnects, until ctx ends or f returns an error, which Follow returns. It catches up with Read, then follows the live subject, and catches up
-// again when the live stream shows a gap (a Nats-Last-Sequence that it has not seen, per subject), a drop or a reconnect, and now and then (logCheck). atHead, if not nil, is called once when the first catch-up
-// is complete. It holds at most a small bounded number of events in memory: a slow f makes Follow fall back to reading.
+// again when the live stream shows a gap (a Nats-Last-Sequence that it has not seen, per subject), a drop or a reconnect, and now and then (logCheck). A log that went back (see Read) is followed from its end. atHead, if not nil, is called once when
+// the first catch-up is complete. It holds at most a small bounded number of events in memory: a slow f makes Follow fall back to reading.
 func (l *Log) Follow(ctx context.Context, tenant, session string, after uint64, f func(api.Event) error, atHead func()) error {
 	return l.hub(decoded).Follow(ctx, tenant, session, after, func(ev *HubEvent) error { return f(ev.event) }, atHead)
 }
@@ -132,10 +132,10 @@ func (w *follower) page(ctx context.Context) ([]*HubEvent, bool, error) {
 
 func (w *follower) deliverRead(ev *HubEvent) error {
 	if ev.Type == api.EventGap && ev.Seq <= w.pos {
-		if ev.To <= w.gapTo {
+		if ev.Seq == w.pos && ev.To <= w.gapTo {
 			return nil
 		}
-		w.gapTo = ev.To
+		w.gapTo, w.pos = ev.To, ev.Seq // the log may have gone back
 		return w.f(ev)
 	}
 	if ev.Seq <= w.pos {

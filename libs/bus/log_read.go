@@ -13,6 +13,8 @@ import (
 // Read returns up to limit events (≤ 1000) of the session after sequence after, in order. writer "" means both. An event is
 // returned with its Seq and Session set. When the oldest kept event shows that some after `after` aged out, the first
 // returned event is, beyond limit, an api.EventGap with From and To, whose Seq is after. more says that others follow.
+//
+// A log that ends before `after` went back (see end): then all that is returned is an api.EventGap whose To, as its Seq, is the end.
 func (l *Log) Read(ctx context.Context, tenant, session string, writer api.LogWriter, after uint64, limit int) (evs []api.Event, more bool, err error) {
 	read, more, err := l.read(ctx, tenant, session, writer, after, limit, decoded)
 	if err != nil {
@@ -84,6 +86,11 @@ func (l *Log) read(ctx context.Context, tenant, session string, writer api.LogWr
 			}
 		}
 	}
+	if len(evs) == 1 && after > 0 {
+		if end := l.end(ctx, tenant, session, after); end < after {
+			return append(evs[:0], gap(session, end, after+1, end)), false, nil
+		}
+	}
 	var lost uint64
 	for _, seq := range before {
 		lost = max(lost, seq)
@@ -91,9 +98,14 @@ func (l *Log) read(ctx context.Context, tenant, session string, writer api.LogWr
 	if lost <= after {
 		return evs[1:], more, nil
 	}
-	evs[0] = plain(api.Event{Type: api.EventGap, At: time.Now().UTC(), Seq: after, Session: session, From: after + 1, To: lost})
-	evs[0].encode()
+	evs[0] = gap(session, after, after+1, lost)
 	return evs, more, nil
+}
+
+func gap(session string, seq, from, to uint64) *HubEvent {
+	ev := plain(api.Event{Type: api.EventGap, At: time.Now().UTC(), Seq: seq, Session: session, From: from, To: to})
+	ev.encode()
+	return ev
 }
 
 // errEnough ends a batched read before its end.

@@ -312,31 +312,35 @@ func (p *part[T]) readOthers(ctx context.Context) error {
 	return nil
 }
 
-// behind reports whether there may be something that was not read, for one question of the bus where catchUp has several. That the bus lost its data shows
-// in nothing here; but then the connection came back.
+// behindMost is how many changes a check looks at of which some came live. Behind more it reads all.
+const behindMost = 8
+
+// behind reports whether there may be something that was not read. Mostly that is one question of the bus and an answer without a message, where catchUp takes several and a subscription. That
+// the bus lost its data shows in nothing here; but then the connection came back.
 func (p *part[T]) behind(ctx context.Context) bool {
 	keys := slices.Collect(maps.Keys(p.others))
 	if len(keys) > othersAsked {
 		return true
 	}
-	req := batchRequest{Batch: partPage, NewestFor: []string{p.l.prefix + p.Tenant + ".*"}}
+	of := []string{p.l.prefix + p.Tenant + ".*"}
 	for _, key := range keys {
-		req.NewestFor = append(req.NewestFor, p.l.prefix+key.Tenant+"."+key.ID)
+		of = append(of, p.l.prefix+key.Tenant+"."+key.ID)
 	}
-	found, last := false, p.checked
-	more, err := p.l.c.getPage(ctx, p.l.stream, req, p.checked+1, func(m stored) error {
+	for range behindMost {
+		m, err := p.l.c.getFirst(ctx, p.l.stream, of, p.checked+1)
+		if errors.Is(err, errNoMessage) {
+			return false
+		}
 		read := p.pos
 		if key, ok := p.l.keyOf(m.subject); ok && p.others[key] != nil {
 			read = p.others[key].pos
 		}
-		found, last = found || m.seq > read, m.seq
-		return nil
-	})
-	if found || more || err != nil {
-		return true
+		if err != nil || m.seq > read {
+			return true
+		}
+		p.checked = m.seq
 	}
-	p.checked = last
-	return false
+	return true
 }
 
 // follow tells what comes until something may be missing.

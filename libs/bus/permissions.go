@@ -165,10 +165,11 @@ func servicePermissions(service string) jwt.Permissions {
 		}
 		g.get(logStream)
 		g.get(blobStream)
-		g.pub = append(g.pub, "$JS.API.STREAM.INFO."+blobStream)
+		g.pub = append(g.pub, "$JS.API.STREAM.INFO."+logStream, "$JS.API.STREAM.INFO."+blobStream)
 	case "scheduler": // follows the sessions of its tasks, keeps their files
 		g.sub = append(g.sub, api.LivePrefix+">")
 		g.get(logStream)
+		g.pub = append(g.pub, "$JS.API.STREAM.INFO."+logStream)
 		g.own(blobStream)
 		g.read(blobStream)
 		g.pub = append(g.pub, blobPrefix+"*.*.*", api.OpPrefix+api.RecordDenial.Service+"."+api.RecordDenial.Verb)

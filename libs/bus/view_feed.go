@@ -145,7 +145,7 @@ type consumerCreated struct {
 
 func (v *View[T]) startFeed(ctx context.Context) (*feed, error) {
 	nc := v.l.c.nc
-	maxAge, err := v.l.c.streamMaxAge(ctx, v.l.stream)
+	info, err := v.l.c.streamInfo(ctx, v.l.stream)
 	if err != nil {
 		return nil, err
 	}
@@ -156,7 +156,7 @@ func (v *View[T]) startFeed(ctx context.Context) (*feed, error) {
 	v.endFeed()
 	v.epoch = f
 	v.mu.Lock()
-	v.maxAge = maxAge
+	v.maxAge = info.Config.MaxAge
 	cfg := jetstream.ConsumerConfig{
 		Name:              name,
 		DeliverSubject:    inbox,
@@ -221,27 +221,31 @@ func (v *View[T]) createConsumer(ctx context.Context, cfg jetstream.ConsumerConf
 	return created.NumPending, nil
 }
 
-// streamMaxAge reads how long a stream keeps a message; zero: for ever.
-func (c *Conn) streamMaxAge(ctx context.Context, stream string) (time.Duration, error) {
+// streamInfo is what is asked of a stream itself.
+type streamInfo struct {
+	Error  *jetstream.APIError `json:"error"`
+	Config struct {
+		MaxAge time.Duration `json:"max_age"` // how long it keeps a message; zero: for ever
+	} `json:"config"`
+	State struct {
+		Last uint64 `json:"last_seq"` // of the last message that it has had, kept or not
+	} `json:"state"`
+}
+
+func (c *Conn) streamInfo(ctx context.Context, stream string) (info streamInfo, err error) {
 	ctx, cancel := context.WithTimeout(ctx, OpTimeout)
 	defer cancel()
 	r, err := c.nc.RequestWithContext(ctx, "$JS.API.STREAM.INFO."+stream, nil)
 	if err != nil {
-		return 0, err
-	}
-	var info struct {
-		Error  *jetstream.APIError `json:"error"`
-		Config struct {
-			MaxAge time.Duration `json:"max_age"`
-		} `json:"config"`
+		return info, err
 	}
 	if err := json.Unmarshal(r.Data, &info); err != nil {
-		return 0, err
+		return info, err
 	}
 	if info.Error != nil {
-		return 0, info.Error
+		return info, info.Error
 	}
-	return info.Config.MaxAge, nil
+	return info, nil
 }
 
 func (v *View[T]) isReady() bool {

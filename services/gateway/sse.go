@@ -262,7 +262,7 @@ func (m *merged) sender(i int) func(*bus.HubEvent) error {
 		if m.catchingUp == 0 && !m.follow {
 			return errAtHead
 		}
-		m.places[i] = place(ev)
+		m.places[i] = ev.Seq
 		m.text = m.text[:0]
 		for j, p := range m.places {
 			if j > 0 {
@@ -282,12 +282,4 @@ func (m *merged) atHead() {
 	if m.catchingUp == 0 && !m.follow {
 		m.end(errAtHead)
 	}
-}
-
-// place returns where a client stands after ev: a gap stands for the events that it names.
-func place(ev *bus.HubEvent) uint64 {
-	if ev.Type == api.EventGap {
-		return max(ev.Seq, ev.To)
-	}
-	return ev.Seq
 }

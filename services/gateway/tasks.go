@@ -340,10 +340,13 @@ func (e *taskEvents) send(ev *bus.HubEvent) error {
 	if e.part.after {
 		return errPartOver
 	}
-	if !e.part.holds(ev) || place(ev) <= e.seq {
+	gap := ev.Type == api.EventGap
+	if !e.part.holds(ev) || ev.Seq <= e.seq && !gap {
 		return nil
 	}
-	e.seq = place(ev)
+	if !gap || ev.To == ev.Seq { // the new end of a log that was taken back
+		e.seq = ev.Seq
+	}
 	return e.out.send(e.id(), ev.Type, ev.JSON, true)
 }
 

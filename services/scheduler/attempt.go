@@ -399,7 +399,7 @@ func (a *attempt) readRest(ctx context.Context) {
 		}
 		for _, ev := range evs {
 			a.turn.take(ev)
-			a.after = max(a.after, ev.Seq, ev.To)
+			a.after = ev.Seq
 		}
 		if !more || a.turn.ended {
 			return
@@ -414,7 +414,7 @@ func (a *attempt) see(ctx context.Context, ev *api.Event) {
 	if ev == nil {
 		a.current, news = true, a.turn.began
 	} else {
-		a.after = max(a.after, ev.Seq)
+		a.after = ev.Seq
 		news = a.turn.take(*ev)
 	}
 	if !news || !a.current || a.turn.ended {

@@ -97,7 +97,7 @@ func (s *Service) question(ctx context.Context, key bus.Key, id string) (q api.E
 				case ev.Type == api.EventGap && last:
 					q, found = ev, true
 				}
-				after = max(after, ev.Seq, ev.To)
+				after = ev.Seq
 			}
 		}
 		if last {

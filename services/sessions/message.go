@@ -189,7 +189,7 @@ func (s *Service) messages(ctx context.Context, req api.ListMessagesRequest) (ap
 				page.NextCursor = api.EncodeCursor(cursorMessages, after)
 				return page, nil
 			}
-			after = max(after, ev.Seq, ev.To)
+			after = ev.Seq
 			if ok {
 				page.Items = append(page.Items, m)
 			}

@@ -260,7 +260,7 @@ func (s *Service) lookBack(ctx context.Context, key bus.Key, after uint64, out *
 			return false, err
 		}
 		for _, ev := range evs {
-			after = max(after, ev.Seq, ev.To)
+			after = ev.Seq
 			if ev.Renew != nil {
 				renewals = append(renewals, ev.Seq)
 			}

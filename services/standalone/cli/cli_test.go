@@ -69,6 +69,17 @@ func TestExitStatus(t *testing.T) {
 			t.Errorf("%q: status %d, out %q, err %q", args, status, out, errs)
 		}
 	}
+	for says, args := range map[string][]string{
+		`unknown command "crate"; did you mean create?`:              {"session", "crate"},
+		`unknown command "sesion"; did you mean session or version?`: {"sesion", "list"},
+		"an argument is missing: want agentyard session show ID":     {"session", "show"},
+		"2 arguments: want agentyard keys revoke ID":                 {"keys", "revoke", "a", "b"},
+		"1 argument: want agentyard webhook create NAME URL [flags]": {"webhook", "create", "chat"},
+	} {
+		if _, _, errs := run(t, []string{"AGENTYARD_URL=http://127.0.0.1:1"}, "", args...); !strings.HasPrefix(errs, "agentyard: "+says) {
+			t.Errorf("%q: %q, want %q", args, errs, says)
+		}
+	}
 	if status, _, errs := run(t, nil, "", "session", "list"); status != exitError || !strings.Contains(errs, "agentyard up") {
 		t.Errorf("without a server: %d %s", status, errs)
 	}
@@ -155,6 +166,7 @@ func TestRender(t *testing.T) {
 		{Type: api.EventAgentMessage, MessageID: "a2", Content: "done for good"},
 		{Type: api.EventAgentMessage, MessageID: "a3", Content: "whole"},
 		{Type: api.EventGap, From: 3, To: 9},
+		{Type: api.EventGap, From: 10, To: 5},
 		{Type: "something_new", Content: "ignored"},
 		{Type: api.EventStatus, State: api.StateFailed, Reason: "it broke"},
 	}
@@ -171,7 +183,8 @@ Hello]0;title
   answered: yes
 done for good
 whole
-! events 3 to 9 are no longer kept
+! of events 3 to 9 not all are kept any more
+! the server lost the newest events, and goes on from those before them
 ! the session failed: it broke
 `
 	var out bytes.Buffer

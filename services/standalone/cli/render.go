@@ -90,7 +90,10 @@ func (r *renderer) line(ev api.Event) string {
 	case api.EventError:
 		return r.paint(red, "! "+line(ev.Detail))
 	case api.EventGap:
-		return r.paint(red, fmt.Sprintf("! events %d to %d are no longer kept", ev.From, ev.To))
+		if ev.To < ev.From {
+			return r.paint(red, "! the server lost the newest events, and goes on from those before them")
+		}
+		return r.paint(red, fmt.Sprintf("! of events %d to %d not all are kept any more", ev.From, ev.To))
 	}
 	return "" // thoughts, plans, usage and raw terminal output: -o json has them
 }

@@ -246,8 +246,9 @@ func TestAdvance(t *testing.T) {
 		{3, api.Event{Seq: 4}, 4, true},
 		{3, api.Event{Seq: 3}, 3, false},
 		{3, api.Event{Seq: 2}, 3, false},
-		{3, api.Event{Type: api.EventGap, From: 4, To: 9}, 9, true},
-		{9, api.Event{Type: api.EventGap, From: 4, To: 9}, 9, false},
+		{3, api.Event{Type: api.EventGap, Seq: 3, From: 4, To: 9}, 3, true},
+		{9, api.Event{Type: api.EventGap, Seq: 2, From: 10, To: 2}, 2, true},
+		{9, api.Event{Type: api.EventGap, From: 10}, 0, true},
 	} {
 		if next, fresh := advance(c.after, c.ev); next != c.next || fresh != c.fresh {
 			t.Errorf("after %d, %+v: %d %v", c.after, c.ev, next, fresh)

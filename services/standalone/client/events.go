@@ -42,9 +42,8 @@ func (c *Client) Events(ctx context.Context, cfg EventsConfig, f func(api.Event)
 		if !fresh {
 			return nil
 		}
-		if after = next; after > 0 {
-			s.last = strconv.FormatUint(after, 10)
-		}
+		after = next
+		s.last = strconv.FormatUint(after, 10)
 		return f(ev)
 	})
 }
@@ -169,10 +168,11 @@ func final(c api.Code) bool {
 	return c != api.CodeUnavailable && c != api.CodeExhausted && c != api.CodeInternal
 }
 
-// advance returns the sequence to resume after ev from, and whether ev is new.
+// advance returns the sequence to resume after ev from, and whether ev is new. What is left between a gap's ends still comes; a log that was taken back goes on
+// from its new end.
 func advance(after uint64, ev api.Event) (next uint64, fresh bool) {
 	if ev.Type == api.EventGap {
-		return max(after, ev.To), ev.To > after
+		return ev.Seq, true
 	}
 	if ev.Seq == 0 {
 		return after, true // not part of the log
