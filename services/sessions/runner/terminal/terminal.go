@@ -231,7 +231,7 @@ func (c *client) rest(ctx context.Context, most time.Duration, t *turn) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		case now := <-poll.C:
-			if v := c.screen.version(); v != last || c.showing.Load() || c.busy() {
+			if v := c.screen.version(); v != last || c.showing.Load() || unread(c.tty) || c.busy() {
 				last, since, moved = v, now, true
 			}
 			if t != nil {
