@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"runtime/debug"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
@@ -110,7 +111,7 @@ func strict(cmd *cobra.Command) {
 	if cmd.HasSubCommands() && cmd.Run == nil && cmd.RunE == nil {
 		cmd.RunE = func(cmd *cobra.Command, args []string) error {
 			if len(args) > 0 {
-				return usage(fmt.Errorf("unknown command %q", args[0]))
+				return usage(unknownCommand(cmd, args[0]))
 			}
 			return cmd.Help()
 		}
@@ -118,8 +119,34 @@ func strict(cmd *cobra.Command) {
 		return
 	}
 	if check := cmd.Args; check != nil {
-		cmd.Args = func(cmd *cobra.Command, args []string) error { return usage(check(cmd, args)) }
+		cmd.Args = func(cmd *cobra.Command, args []string) error {
+			err := check(cmd, args)
+			if err == nil {
+				return nil
+			}
+			return usage(fmt.Errorf("%s: want %s", given(args), cmd.UseLine()))
+		}
 	}
+}
+
+// given says how many arguments there are.
+func given(args []string) string {
+	switch len(args) {
+	case 0:
+		return "an argument is missing"
+	case 1:
+		return "1 argument"
+	}
+	return fmt.Sprintf("%d arguments", len(args))
+}
+
+// unknownCommand names what cmd has that looks like name.
+func unknownCommand(cmd *cobra.Command, name string) error {
+	cmd.SuggestionsMinimumDistance = 2
+	if like := cmd.SuggestionsFor(name); len(like) > 0 {
+		return fmt.Errorf("unknown command %q; did you mean %s?", name, strings.Join(like, " or "))
+	}
+	return fmt.Errorf("unknown command %q", name)
 }
 
 // tty reports whether w (or r) is a terminal.

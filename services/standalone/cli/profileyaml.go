@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"reflect"
+	"strings"
 
 	"go.yaml.in/yaml/v3"
 
@@ -64,10 +66,22 @@ func profileOf(doc map[string]any) (api.Profile, error) {
 	dec := json.NewDecoder(bytes.NewReader(data))
 	dec.DisallowUnknownFields()
 	if err := dec.Decode(&p); err != nil {
-		return p, err
+		return p, plainly(err)
 	}
 	p.Rev = 0 // the server's
 	return p, nil
+}
+
+// plainly says what the JSON decoder says in terms of what a person wrote.
+func plainly(err error) error {
+	var wrong *json.UnmarshalTypeError
+	if !errors.As(err, &wrong) {
+		return errors.New(strings.TrimPrefix(err.Error(), "json: "))
+	}
+	if wrong.Type.Kind() == reflect.String { // YAML takes 5, yes and 2026-01-01 for other things
+		return fmt.Errorf("%s: want text; put a %s into quotes", wrong.Field, wrong.Value)
+	}
+	return fmt.Errorf("%s: %s is not what it takes", wrong.Field, wrong.Value)
 }
 
 // formatProfile writes p in the form that parseProfiles reads.

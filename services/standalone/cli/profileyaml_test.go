@@ -39,6 +39,8 @@ ttl: 4h
 		"name: Bad Name":                      "name:",
 		"name: a\nagnet: {kind: x}":           "agnet",
 		"name: a\nttl: 4":                     "duration",
+		"name: a\nenv: {A: 5}":                "document 1: env: want text; put a number into quotes",
+		"name: a\nisolation: pid":             "isolation: string is not what it takes",
 		"name: a\n---\nname: a":               "twice",
 		"- name: a":                           "document 1",
 		"name: a\nenv: {1: x}":                "document 1",

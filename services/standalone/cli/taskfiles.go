@@ -38,7 +38,7 @@ func (a *app) taskBatch() *cobra.Command {
 		}
 		req := api.CreateTasksRequest{IdempotencyKey: api.NewID(api.KindTask)}
 		if err := json.Unmarshal(data, &req.Tasks); err != nil {
-			return usage(fmt.Errorf("%s is no list of tasks: %w", args[0], err))
+			return usage(fmt.Errorf("%s: want a JSON list of tasks, such as [{\"name\":\"a\",\"prompt\":\"…\"}]: %w", args[0], plainly(err)))
 		}
 		made, err := client.Do(cmd.Context(), c, api.CreateTasks, req)
 		if err != nil {
