@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"agentyard.dev/libs/api"
@@ -82,7 +83,8 @@ func (y *taskYard) seed(ctx context.Context, n int) error {
 		if err != nil {
 			return err
 		}
-		if _, err := js.PublishAsync(api.LedgerPrefix+"tasks."+tenant+"."+id, data, jetstream.WithStallWait(time.Minute)); err != nil {
+		m := &nats.Msg{Subject: api.LedgerPrefix + "tasks." + tenant + "." + id, Header: nats.Header{"Yard-Write": {"seed:" + strconv.Itoa(i+1)}}, Data: data}
+		if _, err := js.PublishMsgAsync(m, jetstream.WithStallWait(time.Minute)); err != nil {
 			return fmt.Errorf("seed: %w", err)
 		}
 	}

@@ -11,7 +11,7 @@ import (
 func (l *Ledger[T]) Changes(ctx context.Context, after uint64, limit int, f func(Entry[T]) error) (more bool, err error) {
 	more, err = l.c.getBatch(ctx, l.stream, l.prefix+"*.*", after+1, limit, func(m stored) error {
 		key, ok := l.keyOf(m.subject)
-		if !ok {
+		if !ok || m.foreign {
 			return nil
 		}
 		e, err := l.decode(key, m)

@@ -18,6 +18,7 @@ type stored struct {
 	seq     uint64
 	header  nats.Header
 	data    []byte
+	foreign bool // see foreign
 }
 
 var (
@@ -25,6 +26,8 @@ var (
 	errNoMessage = errors.New("no message")
 	// errTooMany says that more subjects match than the server answers for (1,024).
 	errTooMany = errors.New("too many subjects")
+	// errHidden says that a message was found whose header ends before what the server says of it: nobody of ours wrote it (foreign), and asking again changes nothing.
+	errHidden = errors.New("a message hides where it is kept")
 )
 
 const directPrefix = "$JS.API.DIRECT.GET."
@@ -37,6 +40,9 @@ func (c *Conn) getLast(ctx context.Context, stream, subject string) (stored, err
 		m, err := c.getOnce(ctx, directPrefix+stream+"."+subject, nil)
 		if err == nil || errors.Is(err, errNoMessage) {
 			return m, err
+		}
+		if errors.Is(err, errHidden) {
+			return m, api.Errorf(api.CodeInternal, "read %s: %w", stream, err)
 		}
 		if perr := pause(ctx, n); perr != nil {
 			return stored{}, busError("read "+stream, errors.Join(perr, err))
@@ -74,11 +80,19 @@ func directStatus(m *nats.Msg) error {
 }
 
 func parseStored(m *nats.Msg) (stored, error) {
-	seq, err := strconv.ParseUint(m.Header.Get(headerSequence), 10, 64)
+	// What the server says comes last: a message that is a copy of another says the same of that.
+	seq, err := strconv.ParseUint(lastOf(m.Header[headerSequence]), 10, 64)
 	if err != nil {
-		return stored{}, fmt.Errorf("direct get: no sequence: %w", err)
+		return stored{}, fmt.Errorf("direct get: %w: %w", errHidden, err)
 	}
-	return stored{subject: m.Header.Get(headerSubject), seq: seq, header: m.Header, data: m.Data}, nil
+	return stored{subject: lastOf(m.Header[headerSubject]), seq: seq, header: m.Header, data: m.Data, foreign: foreign(m, asCopy)}, nil
+}
+
+func lastOf(values []string) string {
+	if len(values) == 0 {
+		return ""
+	}
+	return values[len(values)-1]
 }
 
 // batchRequest asks for up to Batch messages of NextFor (a subject, wildcards allowed) from
@@ -148,6 +162,8 @@ func (c *Conn) getPage(ctx context.Context, stream string, req batchRequest, fro
 			return false, nil
 		case errors.Is(err, errTooMany):
 			return false, err
+		case errors.Is(err, errHidden):
+			return false, api.Errorf(api.CodeInternal, "read %s: %w", stream, err)
 		}
 		if limit -= got; limit <= 0 {
 			return true, nil // all that was asked for; whether others follow is not known
@@ -189,7 +205,10 @@ func (c *Conn) getBatchOnce(ctx context.Context, stream string, req batchRequest
 		if err := directStatus(m); err != nil {
 			return 0, err
 		}
-		before, err := strconv.ParseUint(m.Header.Get(headerLastSequence), 10, 64)
+		before, err := strconv.ParseUint(lastOf(m.Header[headerLastSequence]), 10, 64)
+		if len(m.Header[headerLastSequence]) == 0 {
+			return 0, fmt.Errorf("direct get: %w", errHidden)
+		}
 		if err != nil || before != last {
 			return 0, api.Errorf(api.CodeUnavailable, "direct get: a message of the answer is missing")
 		}

@@ -200,7 +200,7 @@ func (l *Lease) compete(ctx context.Context, w *watched) (fence uint64, until ti
 	}
 	if err == nil {
 		var s leaseState
-		if err := json.Unmarshal(m.data, &s); err != nil {
+		if err := json.Unmarshal(m.data, &s); err != nil || m.foreign {
 			s = leaseState{TTL: l.cfg.TTL}
 		}
 		if w.rev != m.seq {

@@ -232,7 +232,11 @@ func (l *Ledger[T]) newest(ctx context.Context, key Key, subject string) (e Entr
 	if err != nil {
 		return Entry[T]{}, false, err
 	}
-	e, err = l.decode(key, m)
+	if m.foreign {
+		e, err = l.genuine(ctx, key, m.seq)
+	} else {
+		e, err = l.decode(key, m)
+	}
 	return e, err == nil, err
 }
 
@@ -271,6 +275,9 @@ func (l *Ledger[T]) History(ctx context.Context, key Key, after uint64, limit in
 	}
 	var changes []api.Change[T]
 	_, err = l.c.getBatch(ctx, l.stream, subject, after+1, limit, func(m stored) error {
+		if m.foreign {
+			return nil
+		}
 		e, err := l.decode(key, m)
 		if err == nil {
 			changes = append(changes, e.Change)

@@ -198,7 +198,7 @@ func (p *part[T]) readPart(ctx context.Context) error {
 			return nil
 		}
 		if err == nil {
-			if epoch := epochOf(last); epoch > p.epoch {
+			if epoch := epochOf(last); epoch > p.epoch && !last.foreign {
 				if p.epoch != 0 {
 					p.l.c.log.Warn("the bus has lost what it kept; the ledger is read from its beginning", "stream", p.l.stream)
 					p.pos, p.checked = 0, 0
@@ -224,7 +224,7 @@ func (p *part[T]) readPart(ctx context.Context) error {
 		return p.l.c.getNewest(ctx, p.l.stream, subject, p.pos+1, partPage, each)
 	}, func(m stored) error {
 		if key, ok := p.l.keyOf(m.subject); ok {
-			if err := p.tell(key, m); err != nil {
+			if err := p.tell(ctx, key, m); err != nil {
 				return err
 			}
 		}
@@ -259,8 +259,11 @@ func (p *part[T]) pages(ctx context.Context, page func(each func(stored) error) 
 }
 
 // tell calls Tell for a change. One that cannot be read is a newer release's: the others are to be followed all the same.
-func (p *part[T]) tell(key Key, m stored) error {
+func (p *part[T]) tell(ctx context.Context, key Key, m stored) error {
 	e, err := p.decode(key, m)
+	if m.foreign {
+		e, err = p.l.genuine(ctx, key, m.seq)
+	}
 	if err != nil {
 		p.l.c.log.Error("a change cannot be read", "err", err)
 		return nil
@@ -300,7 +303,7 @@ func (p *part[T]) readOthers(ctx context.Context) error {
 			if !ok || o == nil || m.seq <= o.pos {
 				return nil
 			}
-			if err := p.tell(key, m); err != nil {
+			if err := p.tell(ctx, key, m); err != nil {
 				return err
 			}
 			o.pos = m.seq
@@ -377,7 +380,7 @@ func (p *part[T]) take(m *nats.Msg, seen map[string]uint64) (missing bool, err e
 	seq, err := strconv.ParseUint(m.Header.Get(headerSequence), 10, 64)
 	before, berr := strconv.ParseUint(m.Header.Get(headerLastSequence), 10, 64)
 	key, ok := p.l.keyOf(m.Header.Get(headerSubject))
-	if err != nil || berr != nil || !ok {
+	if err != nil || berr != nil || !ok || foreign(m, asCopy) {
 		return true, nil
 	}
 	o := p.others[key]

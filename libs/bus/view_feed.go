@@ -274,9 +274,13 @@ func (v *View[T]) receive(f *feed, m *nats.Msg) {
 		f.fail() // something was dropped
 		return
 	}
+	if err := v.take(m, at.stream); err != nil {
+		v.l.c.log.Warn("view reads anew", "stream", v.l.stream, "err", err)
+		f.fail()
+		return
+	}
 	f.last = at.consumer
 	f.loaded++
-	v.take(m, at.stream)
 	if at.pending == 0 || f.loaded >= f.initial {
 		v.setReady()
 	}
@@ -302,23 +306,33 @@ func (v *View[T]) control(f *feed, m *nats.Msg) {
 	v.setReady() // idle: nothing is pending
 }
 
-func (v *View[T]) take(m *nats.Msg, seq uint64) {
+// take takes one change into the view. It fails when it could not be found out what the change is.
+func (v *View[T]) take(m *nats.Msg, seq uint64) error {
 	key, ok := v.l.keyOf(m.Subject)
 	if !ok {
-		return
+		return nil
 	}
 	if v.known(key, seq) {
-		return // this process's own write
+		return nil // this process's own write
 	}
-	e, err := v.entry(key, stored{subject: m.Subject, seq: seq, header: m.Header, data: m.Data})
+	var e Entry[T]
+	var err error
+	if foreign(m, asStored) {
+		if e, err = v.l.genuine(context.Background(), key, seq); api.CodeOf(err) == api.CodeUnavailable {
+			return err
+		}
+	} else {
+		e, err = v.entry(key, stored{subject: m.Subject, seq: seq, header: m.Header, data: m.Data})
+	}
 	if err != nil {
 		v.l.c.log.Error("view skips an entry", "stream", v.l.stream, "tenant", key.Tenant, "code", api.CodeOf(err), "err", err)
-		return
+		return nil
 	}
 	v.mu.Lock()
 	v.applyLocked(e, true)
 	v.mu.Unlock()
 	v.tell()
+	return nil
 }
 
 // entry decodes m, or finds it among this process's own writes that wait for their answer.
