@@ -20,6 +20,7 @@ type session struct {
 	own       received // and that
 	early     bool     // it is not known yet whether that is the newest (shared)
 	refused   bool     // what the bus told last was not taken on
+	unkept    bool     // what was accepted is not on disk
 
 	shares  shares            // of the node's uplink, now (allocate.go)
 	fault   *faulty           // the last, which may have ended; nil: none (fault.go)
@@ -82,13 +83,16 @@ func (s *Service) wakeUp() {
 	}
 }
 
-// lookAll has every session compared with its plan; those that were not found, or failed, at once.
+// lookAll has every session compared with its plan; those that were not found, or failed, at once. It keeps what could not be kept.
 func (s *Service) lookAll() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for id, n := range s.sessions {
 		n.after = time.Time{}
 		s.dirty[id] = struct{}{}
+		if n.unkept && !n.gone {
+			s.keep(id, n)
+		}
 	}
 	if s.shelter != nil {
 		s.shelter.look.Store(true)
@@ -208,7 +212,7 @@ func (s *Service) settle(ctx context.Context, id string) {
 	s.mu.Unlock()
 	n.relay.keep(fault, on)
 	began := time.Now()
-	on, result, err := s.apply(ctx, plan, on, address)
+	on, result, err := s.apply(ctx, plan, on, address, fault != nil)
 	if err == nil && on != nil && n.raised != *on {
 		err = s.raise(ctx, n, *on)
 	}
@@ -227,9 +231,9 @@ func (s *Service) settle(ctx context.Context, id string) {
 	s.outcome(id, n, known, asBefore, said, on, result, err, began)
 }
 
-// apply finds the interface, where it is not known, and applies the plan.
-func (s *Service) apply(ctx context.Context, plan *tc.Plan, on *kernel.Interface, address string) (*kernel.Interface, kernel.Result, error) {
-	nothing := plan.Download == nil && plan.Upload == nil && len(plan.Limits) == 0
+// apply finds the interface, where it is not known, and applies the plan. There is something to do, too, for a fault of which the plan has nothing: a relay's.
+func (s *Service) apply(ctx context.Context, plan *tc.Plan, on *kernel.Interface, address string, fault bool) (*kernel.Interface, kernel.Result, error) {
+	nothing := plan.Download == nil && plan.Upload == nil && len(plan.Limits) == 0 && !fault
 	if s.deps.Rehearsal != nil {
 		s.deps.Rehearsal.Applied(plan.Session)
 		return nil, kernel.Result{}, nil

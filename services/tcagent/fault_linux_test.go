@@ -79,4 +79,18 @@ func TestFault(t *testing.T) {
 		said("")
 		y.becomes("h0", 0)
 	})
+	t.Run("of a session without a network of its own", func(t *testing.T) {
+		for _, spec := range []api.TrafficFaultSpec{{Delay: "100ms"}, {Loss: "1%"}} { // where the kernel has no netem, a delay is no part of a plan
+			r := with(fault(time.Hour, spec))
+			r.Address = ""
+			y.write(r)
+			at := y.reports("s1", func(a api.TrafficPlanApplied, there bool) bool { return there && (a.State == "off" || a.Fault != "") })
+			if at.Fault != "" || !strings.Contains(at.Detail, "no network of its own") {
+				t.Errorf("%+v is reported as %+v", spec, at)
+			}
+			r.Fault = nil
+			y.write(r)
+			said("")
+		}
+	})
 }
