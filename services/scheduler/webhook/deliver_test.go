@@ -66,6 +66,29 @@ func TestDelivery(t *testing.T) {
 			t.Errorf("the owner's heard %+v", g)
 		}
 	})
+	t.Run("one who is no admin any more hears of own tasks only", func(t *testing.T) {
+		eve := api.Principal{ID: "uevil", Tenant: "acme", Roles: []api.Role{api.RoleAdmin}}
+		key := bus.Key{Tenant: eve.Tenant, ID: eve.ID}
+		if _, err := y.users.Create(t.Context(), key, bus.Meta{Verb: "create"}, user{Roles: eve.Roles}); err != nil {
+			t.Fatal(err)
+		}
+		to := newReceiver(t)
+		r.hook(t, eve, "before", to.URL, "task.failed")
+		heard := y.task(api.TaskSpec{}, ada.ID, api.TaskFailed)
+		if g := to.takes(t, 1); g[0].notice.Task.ID != heard {
+			t.Fatalf("heard %+v", g)
+		}
+		for n, is := range []user{{Roles: []api.Role{api.RoleMember}}, {Roles: eve.Roles, Disabled: true}, {Roles: eve.Roles, Deleted: true}} {
+			if _, err := y.users.Update(t.Context(), key, bus.Meta{Verb: "update"}, func(user) (user, error) { return is, nil }); err != nil {
+				t.Fatal(err)
+			}
+			y.task(api.TaskSpec{}, ada.ID, api.TaskFailed)
+			own := y.task(api.TaskSpec{}, eve.ID, api.TaskFailed) // after that
+			if g := to.takes(t, n+2); len(g) != n+2 || g[n+1].notice.Task.ID != own {
+				t.Errorf("%+v: heard %d, the last of %s", is, len(g), g[len(g)-1].notice.Task.Owner)
+			}
+		}
+	})
 	t.Run("a schedule that pauses itself is told", func(t *testing.T) {
 		to := newReceiver(t)
 		r.hook(t, ada, "paused", to.URL, "schedule.paused")

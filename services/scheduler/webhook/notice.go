@@ -3,6 +3,7 @@ package webhook
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"slices"
 	"strconv"
 	"strings"
@@ -66,6 +67,8 @@ type reader struct {
 	key  bus.Key
 	at   bus.Entry[position]
 	have bool
+
+	may map[bus.Key]bool // readsAll of owners, asked once for a page
 }
 
 // read goes through what has changed since the last time.
@@ -78,6 +81,7 @@ func (r *reader) read(ctx context.Context) error {
 	}
 	for more := true; more && ctx.Err() == nil; {
 		rev := r.at.State.Rev
+		r.may = map[bus.Key]bool{}
 		var changes []change
 		var err error
 		if more, err = r.ledger.Changes(ctx, rev, page, func(c change) error {
@@ -145,7 +149,12 @@ func (r *reader) deliver(ctx context.Context, c change) error {
 	n.ID, n.At, n.Tenant = api.DeriveID('e', r.noun, c.Key.ID, strconv.FormatUint(c.Rev, 10)), c.At, c.Key.Tenant
 	var body json.RawMessage
 	for _, h := range hooks {
-		subscribed := asksFor(h.State.Events, n.Type) && (h.State.All || h.State.Owner == owner)
+		subscribed := asksFor(h.State.Events, n.Type) && h.State.Owner == owner
+		if !subscribed && h.State.All && asksFor(h.State.Events, n.Type) {
+			if subscribed, err = r.readsAll(ctx, h); err != nil {
+				return err
+			}
+		}
 		if !subscribed && !slices.Contains(named, h.Key.ID) {
 			continue
 		}
@@ -159,6 +168,29 @@ func (r *reader) deliver(ctx context.Context, c change) error {
 		}
 	}
 	return nil
+}
+
+// user is what counts here of auth's ledger.
+type user struct {
+	Roles    []api.Role `json:"roles"`
+	Disabled bool       `json:"disabled"`
+	Deleted  bool       `json:"deleted"`
+}
+
+// readsAll reports whether a webhook's owner, who could read all tasks of the tenant when it was made, still may.
+func (r *reader) readsAll(ctx context.Context, h bus.Entry[record]) (bool, error) {
+	key := bus.Key{Tenant: h.Key.Tenant, ID: h.State.Owner}
+	if may, ok := r.may[key]; ok {
+		return may, nil
+	}
+	e, err := bus.ReadLedger[user](r.s.deps.Bus, "users").Get(ctx, key)
+	if err != nil && api.CodeOf(err) != api.CodeNotFound {
+		return false, fmt.Errorf("read the owner of a webhook: %w", err)
+	}
+	u := e.State
+	may := err == nil && !u.Disabled && !u.Deleted && api.Principal{Roles: u.Roles}.Can(api.TaskRead.Any())
+	r.may[key] = may
+	return may, nil
 }
 
 // asksFor reports whether a list of types, such as task.failed or task.*, holds one.

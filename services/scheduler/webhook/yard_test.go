@@ -28,6 +28,7 @@ type yard struct {
 	ring  *bus.Keyring
 	clock *clocktest.Clock
 	tasks *bus.Ledger[api.TaskRecord]
+	users *bus.Ledger[user]
 	all   []*replica
 }
 
@@ -40,6 +41,14 @@ func newYard(t *testing.T) *yard {
 	var err error
 	if y.tasks, err = bus.OpenLedger[api.TaskRecord](ctx, conn, bus.LedgerConfig{Noun: "tasks"}); err != nil {
 		t.Fatal(err)
+	}
+	if y.users, err = bus.OpenLedger[user](ctx, bustest.ConnectInProcess(t, srv, ring, "auth"), bus.LedgerConfig{Noun: "users"}); err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range []api.Principal{ada, admin} {
+		if _, err := y.users.Create(ctx, bus.Key{Tenant: p.Tenant, ID: p.ID}, bus.Meta{Actor: "service:auth", Verb: "create"}, user{Roles: p.Roles}); err != nil {
+			t.Fatal(err)
+		}
 	}
 	if _, err = bus.OpenLedger[api.Schedule](ctx, conn, bus.LedgerConfig{Noun: "schedules"}); err != nil {
 		t.Fatal(err)
