@@ -342,3 +342,80 @@ func TestSessionsAccountExists(t *testing.T) {
 		t.Errorf("the chart does not make the account %s in the namespace %s", account, namespace)
 	}
 }
+
+// TestWhoAsksRunners: the gateway passes requests on to the runners in sessions' pods, and the scheduler asks them for a task's files and has them push its branch. Both ends
+// of that are let through, and no other service.
+func TestWhoAsksRunners(t *testing.T) {
+	const port = "9000"
+	for _, a := range arrangements {
+		if a.chart != "agentyard" {
+			continue // has one end only
+		}
+		t.Run(a.name, func(t *testing.T) {
+			var out, in []string
+			policies := 0
+			for _, o := range a.objects(t) {
+				if o.Kind() != "NetworkPolicy" {
+					continue
+				}
+				policies++
+				for _, rule := range asList(dig(o.Tree, "spec", "egress")) {
+					if opens(rule, port) && peers(rule, "to")["agentyard-session"] {
+						out = append(out, text(dig(o.Tree, "spec", "podSelector", "matchLabels", "app.kubernetes.io/name")))
+					}
+				}
+				for _, rule := range asList(dig(o.Tree, "spec", "ingress")) {
+					if opens(rule, port) {
+						in = slices.AppendSeq(in, maps.Keys(peers(rule, "from")))
+					}
+				}
+			}
+			if policies == 0 {
+				return
+			}
+			want := []string{"gateway", "scheduler"}
+			if slices.Sort(out); !slices.Equal(out, want) {
+				t.Errorf("%v may ask runners, want %v", out, want)
+			}
+			if slices.Sort(in); !slices.Equal(in, want) {
+				t.Errorf("runners may be asked by %v, want %v", in, want)
+			}
+		})
+	}
+}
+
+// opens reports whether a rule of a network policy names a port.
+func opens(rule map[string]any, port string) bool {
+	return slices.ContainsFunc(asList(rule["ports"]), func(p map[string]any) bool { return fmt.Sprint(p["port"]) == port })
+}
+
+// peers are the parts of the yard that a rule of a network policy names.
+func peers(rule map[string]any, end string) map[string]bool {
+	names := map[string]bool{}
+	for _, p := range asList(rule[end]) {
+		if name := text(dig(p, "podSelector", "matchLabels", "app.kubernetes.io/name")); name != "" {
+			names[name] = true
+		}
+	}
+	return names
+}
+
+// TestServiceLabel: what Prometheus's operator finds by a Service gets a label "service" with that one's name, and ours of the same name, by which alerts go, would be
+// put aside as "exported_service".
+func TestServiceLabel(t *testing.T) {
+	found := false
+	each(t, func(t *testing.T, o Object) {
+		if o.Kind() != "ServiceMonitor" {
+			return
+		}
+		found = true
+		for _, e := range asList(dig(o.Tree, "spec", "endpoints")) {
+			if e["honorLabels"] != true {
+				t.Errorf("%s: the labels of metrics are not kept", o.Name())
+			}
+		}
+	})
+	if !found {
+		t.Error("no arrangement has a ServiceMonitor")
+	}
+}

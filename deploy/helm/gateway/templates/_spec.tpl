@@ -24,9 +24,6 @@ ingress:
     {{- with .Values.allowFrom }}
     from: {{- toYaml . | nindent 6 }}
     {{- end }}
-egress: # to the runners in sessions' pods
-  - to:
-      - namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: {{ include "lib.sessionNamespace" . }}}}
-        podSelector: {matchLabels: {{ include "lib.peer" (dict "root" . "name" "agentyard-session") }}}
-    ports: [{port: 9000}]
+egress:
+  {{- include "lib.runnersEgress" . | nindent 2 }}
 {{- end }}

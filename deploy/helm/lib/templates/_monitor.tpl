@@ -38,6 +38,7 @@ spec:
       {{- include "lib.selector" . | nindent 6 }}
       agentyard.dev/metrics: "true"
   endpoints:
-    - {port: admin, path: /metrics, interval: {{ $m.interval }}}
+    # Our metrics have a label "service", as the operator gives to what it finds by a Service: alerts and dashboards go by ours.
+    - {port: admin, path: /metrics, interval: {{ $m.interval }}, honorLabels: true}
 {{- end }}
 {{- end }}

@@ -48,6 +48,14 @@ spec:
 {{ dict "app.kubernetes.io/name" .name "app.kubernetes.io/instance" (include "lib.yard" .root) | toJson }}
 {{- end }}
 
+{{/* The runners in sessions' pods, which the gateway and the scheduler ask; sessions' own policy names both. */}}
+{{- define "lib.runnersEgress" -}}
+- to:
+    - namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: {{ include "lib.sessionNamespace" . }}}}
+      podSelector: {matchLabels: {{ include "lib.peer" (dict "root" . "name" "agentyard-session") }}}
+  ports: [{port: 9000}]
+{{- end }}
+
 {{- define "lib.metricsIngress" -}}
 - ports: [{port: {{ .port }}}]
   {{- with .root.Values.global.networkPolicy.metricsFrom }}
