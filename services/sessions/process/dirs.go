@@ -48,11 +48,9 @@ func (r *Runtime) prepareDirs() error {
 	if r.cfg.DataDir == "" {
 		return errors.New("no data directory")
 	}
-	abs, err := filepath.Abs(r.cfg.DataDir)
-	if err != nil {
-		return err
+	if !filepath.IsAbs(r.cfg.DataDir) {
+		return fmt.Errorf("the working directory, below which the data directory %q is, cannot be found", r.cfg.DataDir)
 	}
-	r.cfg.DataDir = abs
 	if err := os.MkdirAll(r.sessionsDir(), 0o700); err != nil {
 		return err
 	}

@@ -120,6 +120,10 @@ func New(cfg Config, logger *slog.Logger) *Runtime {
 	if logger == nil {
 		logger = slog.New(slog.DiscardHandler)
 	}
+	// The configuration is read by whoever asks from here on, so it changes no more.
+	if abs, err := filepath.Abs(cfg.DataDir); err == nil && cfg.DataDir != "" {
+		cfg.DataDir = abs
+	}
 	return &Runtime{
 		cfg: cfg, log: logger, exits: make(chan sessions.Exit, exitBuffer), loaded: make(chan struct{}),
 		slots: map[string]*slot{}, uids: map[int]string{},
