@@ -121,10 +121,21 @@ func (s *Service) choose(id string, now *session) {
 		now.shares = shares{}
 	}
 	now.hurry()
-	if err := s.store.put(now.accepted); err != nil {
-		s.log.Warn("the plan is not kept on disk", "session", id, "err", err)
-	}
+	s.keep(id, now)
 	s.lookLocked(id)
+}
+
+// keep has the disk hold what a session was given. While it does not, as when it is full, each audit tries again: an agent that starts without the bus would go back to the plan before. It
+// needs the mutex.
+func (s *Service) keep(id string, n *session) {
+	err := s.store.put(n.accepted)
+	switch {
+	case err != nil && !n.unkept:
+		s.log.Warn("the plan is not kept on disk; it is tried again at each audit", "session", id, "err", err)
+	case err == nil && n.unkept:
+		s.log.Info("the plan is kept on disk again", "session", id)
+	}
+	n.unkept = err != nil
 }
 
 // caughtUp is called when the ledger was read to its head. The first time what it does not hold is no session of this node any more. But a bus that lost its

@@ -2,10 +2,13 @@ package tcagent
 
 import (
 	"bytes"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
 	"agentyard.dev/libs/api"
+	"agentyard.dev/libs/bus"
 	"agentyard.dev/libs/tc"
 )
 
@@ -58,4 +61,43 @@ func TestEndOfAPlan(t *testing.T) {
 	if kept() != 0 || len(s.sessions) != 0 {
 		t.Error("the plan is kept after all is taken away")
 	}
+}
+
+// TestDiskFull: a plan that could not be kept is kept when the disk takes it. It was not, until the next change: an agent that started without the bus a day later went back to the plan before.
+func TestDiskFull(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "plans")
+	s := New(Config{Node: "n1", Data: dir}, Deps{})
+	tell := func(rev uint64) {
+		t.Helper()
+		plan := &tc.Plan{Format: tc.PlanFormat, Session: "s1", Mode: tc.Off}
+		e := bus.Entry[received]{Key: bus.Key{Tenant: s.token, ID: "s1"}, Change: api.Change[received]{Rev: rev}}
+		e.State.TrafficPlanRecord = api.TrafficPlanRecord{Session: "s1", Plan: plan.Bytes(), Hash: plan.Hash()}
+		if err := s.accept(e); err != nil {
+			t.Fatal(err)
+		}
+	}
+	kept := func(want uint64) {
+		t.Helper()
+		found, err := s.store.load(s.log)
+		if err != nil || len(found) != 1 || found[0].Rev != want {
+			t.Errorf("%+v are kept (%v), it should be revision %d", found, err, want)
+		}
+	}
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	tell(1)
+	kept(1)
+	aside := dir + ".aside"
+	if err := os.Rename(dir, aside); err != nil { // whoever the tests run as, nothing can be written there now
+		t.Fatal(err)
+	}
+	tell(2)
+	s.lookAll() // an audit, in vain
+	if err := os.Rename(aside, dir); err != nil {
+		t.Fatal(err)
+	}
+	kept(1)
+	s.lookAll()
+	kept(2)
 }
