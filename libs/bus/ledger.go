@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -52,6 +51,13 @@ type Entry[T any] struct {
 	api.Change[T]
 }
 
+// place says where the bus keeps e. Who is told first says it: afterwards others read e.
+func (e *Entry[T]) place(m stored) {
+	if e.Rev == 0 {
+		e.Rev, e.Created, e.Epoch = m.seq, createdAt(m), epochOf(m)
+	}
+}
+
 // NewerThan reports whether e is to be believed rather than a change that was at rev of the stream of epoch.
 func (e Entry[T]) NewerThan(epoch int64, rev uint64) bool {
 	return e.Epoch > epoch || e.Epoch == epoch && e.Rev > rev
@@ -79,9 +85,6 @@ type Ledger[T any] struct {
 	view   atomic.Pointer[View[T]]
 	writer string        // names this process's writes
 	writes atomic.Uint64 // numbers them
-	// flying holds the entries of writes on their way, by name, so that the view need not
-	// decode what this process has just encoded.
-	flying sync.Map
 }
 
 // OpenLedger makes or updates the stream of cfg and returns the ledger. It waits for the bus
@@ -191,11 +194,12 @@ func (l *Ledger[T]) keyOf(subject string) (Key, bool) {
 }
 
 func (l *Ledger[T]) decode(key Key, m stored) (Entry[T], error) {
-	e := Entry[T]{Key: key, Created: createdAt(m), Epoch: epochOf(m)}
+	e := Entry[T]{Key: key}
 	if err := json.Unmarshal(m.data, &e.Change); err != nil {
 		return Entry[T]{}, api.Errorf(api.CodeInternal, "%s/%s/%s at %d cannot be read: %w", l.cfg.Noun, key.Tenant, key.ID, m.seq, err)
 	}
-	e.Rev = m.seq
+	e.Rev = 0 // whatever it says itself
+	e.place(m)
 	return e, nil
 }
 

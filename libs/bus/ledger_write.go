@@ -17,7 +17,7 @@ import (
 // returns errWrongSequence when it is not. A write whose answer was lost is asked for again,
 // so an entry is returned exactly if it was written once.
 func (l *Ledger[T]) write(ctx context.Context, subject string, old Entry[T], meta Meta, state T, deleted bool, extra nats.Header) (Entry[T], error) {
-	// One copy on the heap is encoded and found by the view.
+	// One copy on the heap is encoded and becomes the view's.
 	e := &Entry[T]{Key: old.Key, Change: api.Change[T]{
 		At: time.Now().UTC(), Actor: meta.Actor, Verb: meta.Verb, Reason: meta.Reason, Deleted: deleted, State: state,
 	}}
@@ -34,29 +34,27 @@ func (l *Ledger[T]) write(ctx context.Context, subject string, old Entry[T], met
 		h[headerEpoch] = []string{l.epoch}
 	}
 	// After a deletion the entity begins anew.
-	fresh := old.Rev == 0 || (old.Deleted && !deleted)
-	if !fresh {
+	if old.Rev != 0 && (!old.Deleted || deleted) {
 		h[headerCreated] = []string{strconv.FormatUint(old.Created, 10)}
 	}
 	m := &nats.Msg{Subject: subject, Header: h, Data: data}
 	v := l.view.Load()
 	if v != nil {
-		l.flying.Store(id, e)
-		defer l.flying.Delete(id)
+		v.expect(id, e)
 	}
 	ack, err := l.c.conditional(ctx, m, old.Rev, l.c.written(l.stream, subject, old.Rev, id))
 	if err != nil {
+		if v != nil {
+			v.expect(id, nil)
+		}
 		return Entry[T]{}, err
 	}
-	own := *e // the view may be reading what is flying
-	own.Rev, own.Created, own.Epoch = ack.Seq, old.Created, epochOf(stored{header: h})
-	if fresh {
-		own.Created = ack.Seq
-	}
+	kept := stored{seq: ack.Seq, header: h}
 	if v != nil {
-		v.Apply(own)
+		return v.answered(id, kept), nil
 	}
-	return own, nil
+	e.place(kept)
+	return *e, nil
 }
 
 // Create writes the first change of key, or the first after a deletion: conflict when the entity exists.

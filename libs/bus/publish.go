@@ -87,7 +87,6 @@ func (c *Conn) publishOnce(ctx context.Context, m *nats.Msg) (pubAck, error) {
 }
 
 func parseAck(data []byte) (pubAck, error) {
-	var ack pubAck
 	// The plain answer, {"stream":"NAME","seq":N}, is met once per write.
 	if rest, ok := bytes.CutSuffix(data, []byte("}")); ok {
 		if i := bytes.LastIndexByte(rest, ':'); i > 0 && bytes.HasSuffix(rest[:i], []byte(`"seq"`)) {
@@ -96,6 +95,7 @@ func parseAck(data []byte) (pubAck, error) {
 			}
 		}
 	}
+	var ack pubAck
 	if err := json.Unmarshal(data, &ack); err != nil {
 		return pubAck{}, err
 	}
@@ -124,11 +124,14 @@ func ackError(e *jetstream.APIError) error {
 // the subject is this very write, and its sequence; it is called when the condition fails after
 // a try of unknown fate. errWrongSequence says that another writer was faster.
 func (c *Conn) conditional(ctx context.Context, m *nats.Msg, expected uint64, mine func(context.Context) (seq uint64, is bool, err error)) (pubAck, error) {
-	ctx, cancel := opContext(ctx)
-	defer cancel()
 	m.Header.Set(headerExpectedLast, strconv.FormatUint(expected, 10))
 	unknown := false
 	for n := 1; ; n++ {
+		if n == 2 { // the first try has a deadline of its own, and hardly ever is there another
+			var cancel context.CancelFunc
+			ctx, cancel = opContext(ctx)
+			defer cancel()
+		}
 		ack, err := c.publishOnce(ctx, m)
 		if err == nil {
 			return ack, nil

@@ -25,6 +25,7 @@ type View[T any] struct {
 	maxAge  time.Duration                // of the stream
 	seen    uint64                       // every change up to this revision was applied
 	ahead   map[Key]uint64               // tombstones applied ahead of the consumer
+	flying  map[string]*Entry[T]         // writes of this process on their way, by name, so that what it has just encoded need not be decoded
 	waiters map[Key]map[*waiter]struct{} // who waits for a key
 	expiry  []expiring                   // with MaxAge: in order of revision
 	changes []viewChange[T]              // OnChange has yet to be called for
@@ -47,19 +48,16 @@ type ViewConfig[T any] struct {
 	Indexes map[string]func(Entry[T]) []string
 	// OnChange, if set, is called after each change was applied, in order and one at a time,
 	// while Run runs; old is nil for a new entity. now.Deleted tells a deletion, with the last
-	// state in old. At the start it is called for the newest change of each entity. It must not block.
+	// state in old. At the start it is called for the newest change of each entity. It must not block, nor modify old.
 	OnChange func(old *Entry[T], now Entry[T])
 }
 
 type viewItem[T any] struct {
-	entry  Entry[T]
+	entry  *Entry[T]  // shared with changes: replaced, never modified
 	values [][]string // by index, as in View.indexes
 }
 
-type viewChange[T any] struct {
-	old *Entry[T]
-	now Entry[T]
-}
+type viewChange[T any] struct{ old, now *Entry[T] }
 
 // waiter is one call of Wait. It is a pointer's identity that counts, so it must not be empty: all empty structs may have one address.
 type waiter struct{ changed chan struct{} }
@@ -78,6 +76,7 @@ func (l *Ledger[T]) View(cfg ViewConfig[T]) *View[T] {
 		items:   map[Key]*viewItem[T]{},
 		index:   map[string]*viewIndex[T]{},
 		ahead:   map[Key]uint64{},
+		flying:  map[string]*Entry[T]{},
 		waiters: map[Key]map[*waiter]struct{}{},
 		ready:   make(chan struct{}),
 		wake:    make(chan struct{}, 1),
@@ -102,7 +101,7 @@ func (v *View[T]) Get(key Key) (Entry[T], bool) {
 	v.mu.RLock()
 	defer v.mu.RUnlock()
 	if it := v.items[key]; it != nil {
-		return it.entry, true
+		return *it.entry, true
 	}
 	return Entry[T]{}, false
 }
@@ -151,8 +150,8 @@ func (v *View[T]) List(index, value string, before uint64, limit int, keep func(
 	}
 	var list []Entry[T]
 	ix.descend(value, before, func(it *viewItem[T]) bool {
-		if keep == nil || keep(it.entry) {
-			list = append(list, it.entry)
+		if keep == nil || keep(*it.entry) {
+			list = append(list, *it.entry)
 		}
 		return len(list) < limit
 	})
@@ -165,7 +164,7 @@ func (v *View[T]) All(f func(Entry[T]) bool) {
 	v.mu.RLock()
 	defer v.mu.RUnlock()
 	for _, it := range v.items {
-		if !f(it.entry) {
+		if !f(*it.entry) {
 			return
 		}
 	}
@@ -205,10 +204,39 @@ func (v *View[T]) Wait(ctx context.Context, key Key, ok func(Entry[T]) bool) (En
 // The ledger's own writes are applied already.
 func (v *View[T]) Apply(e Entry[T]) {
 	v.mu.Lock()
+	v.applyLocked(&e, false)
+	told := len(v.changes) > 0
+	v.mu.Unlock()
+	v.wakeIf(told)
+}
+
+// expect says that e is written under the name id; nil: no more.
+func (v *View[T]) expect(id string, e *Entry[T]) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if e == nil {
+		delete(v.flying, id)
+		return
+	}
+	v.flying[id] = e
+}
+
+// answered applies the write id, which the bus keeps as m, unless the consumer has brought it before the answer came, and returns it.
+func (v *View[T]) answered(id string, m stored) Entry[T] {
+	v.mu.Lock()
+	e := v.flying[id]
+	delete(v.flying, id)
+	e.place(m)
 	v.applyLocked(e, false)
 	told := len(v.changes) > 0
 	v.mu.Unlock()
-	if told {
+	v.wakeIf(told)
+	return *e
+}
+
+// wakeIf has Run call OnChange.
+func (v *View[T]) wakeIf(changed bool) {
+	if changed {
 		select {
 		case v.wake <- struct{}{}:
 		default:
@@ -218,7 +246,7 @@ func (v *View[T]) Apply(e Entry[T]) {
 
 // applyLocked takes a change into the view. fed says that it came from the consumer, which
 // brings all changes in order.
-func (v *View[T]) applyLocked(e Entry[T], fed bool) {
+func (v *View[T]) applyLocked(e *Entry[T], fed bool) {
 	// What the consumer has passed is in the view, or was replaced or removed since.
 	if e.Rev <= v.seen {
 		return
@@ -240,8 +268,7 @@ func (v *View[T]) applyLocked(e Entry[T], fed bool) {
 
 	var old *Entry[T]
 	if it != nil {
-		before := it.entry
-		old = &before
+		old = it.entry
 	}
 	switch {
 	case e.Deleted && it == nil:
@@ -270,14 +297,14 @@ func (v *View[T]) applyLocked(e Entry[T], fed bool) {
 	}
 }
 
-func (v *View[T]) insertLocked(e Entry[T]) {
+func (v *View[T]) insertLocked(e *Entry[T]) {
 	it := &viewItem[T]{entry: e}
 	v.items[e.Key] = it
 	if len(v.indexes) > 0 {
 		it.values = make([][]string, len(v.indexes))
 	}
 	for i, ix := range v.indexes {
-		it.values[i] = ix.values(e)
+		it.values[i] = ix.values(*e)
 		ix.add(it, it.values[i])
 	}
 }
@@ -290,7 +317,7 @@ func (v *View[T]) removeLocked(it *viewItem[T]) {
 }
 
 // replaceLocked keeps the item in those index lists that the new entry stays in.
-func (v *View[T]) replaceLocked(it *viewItem[T], e Entry[T]) {
+func (v *View[T]) replaceLocked(it *viewItem[T], e *Entry[T]) {
 	it.entry = e
 	for i, ix := range v.indexes {
 		it.values[i] = ix.move(it, it.values[i])

@@ -125,7 +125,7 @@ func (v *View[T]) tell() {
 	v.changes = v.spare
 	v.mu.Unlock()
 	for i := range changes {
-		v.cfg.OnChange(changes[i].old, changes[i].now)
+		v.cfg.OnChange(changes[i].old, *changes[i].now)
 	}
 	clear(changes) // what they refer to may go
 	if cap(changes) > spareChanges {
@@ -312,45 +312,45 @@ func (v *View[T]) take(m *nats.Msg, seq uint64) error {
 	if !ok {
 		return nil
 	}
-	if v.known(key, seq) {
+	kept, alien := stored{subject: m.Subject, seq: seq, header: m.Header, data: m.Data}, foreign(m, asStored)
+	v.mu.Lock()
+	if v.knownLocked(key, seq) {
+		v.mu.Unlock()
 		return nil // this process's own write
 	}
-	var e Entry[T]
-	var err error
-	if foreign(m, asStored) {
-		if e, err = v.l.genuine(context.Background(), key, seq); api.CodeOf(err) == api.CodeUnavailable {
-			return err
-		}
-	} else {
-		e, err = v.entry(key, stored{subject: m.Subject, seq: seq, header: m.Header, data: m.Data})
+	var own *Entry[T] // or one that waits for its answer
+	if !alien {
+		own = v.flying[m.Header.Get(headerWrite)]
 	}
-	if err != nil {
-		v.l.c.log.Error("view skips an entry", "stream", v.l.stream, "tenant", key.Tenant, "code", api.CodeOf(err), "err", err)
-		return nil
+	if own != nil {
+		own.place(kept)
+		v.applyLocked(own, true)
 	}
-	v.mu.Lock()
-	v.applyLocked(e, true)
 	v.mu.Unlock()
+	if own == nil {
+		var e Entry[T]
+		var err error
+		if alien {
+			if e, err = v.l.genuine(context.Background(), key, seq); api.CodeOf(err) == api.CodeUnavailable {
+				return err
+			}
+		} else {
+			e, err = v.l.decode(key, kept)
+		}
+		if err != nil {
+			v.l.c.log.Error("view skips an entry", "stream", v.l.stream, "tenant", key.Tenant, "code", api.CodeOf(err), "err", err)
+			return nil
+		}
+		v.mu.Lock()
+		v.applyLocked(&e, true)
+		v.mu.Unlock()
+	}
 	v.tell()
 	return nil
 }
 
-// entry decodes m, or finds it among this process's own writes that wait for their answer.
-func (v *View[T]) entry(key Key, m stored) (Entry[T], error) {
-	if id := m.header.Get(headerWrite); strings.HasPrefix(id, v.l.writer) {
-		if x, ok := v.l.flying.Load(id); ok {
-			e := *x.(*Entry[T])
-			e.Rev, e.Created, e.Epoch = m.seq, createdAt(m), epochOf(m)
-			return e, nil
-		}
-	}
-	return v.l.decode(key, m)
-}
-
-// known marks a change as seen if it was applied before the consumer brought it.
-func (v *View[T]) known(key Key, rev uint64) bool {
-	v.mu.Lock()
-	defer v.mu.Unlock()
+// knownLocked marks a change as seen if it was applied before the consumer brought it.
+func (v *View[T]) knownLocked(key Key, rev uint64) bool {
 	if v.ahead[key] == rev {
 		delete(v.ahead, key)
 	} else if it := v.items[key]; it == nil || it.entry.Rev != rev {

@@ -69,7 +69,7 @@ func (ix *viewIndex[T]) remove(it *viewItem[T], values []string) {
 
 // move brings it from the lists of old into those of its present entry, and returns these.
 func (ix *viewIndex[T]) move(it *viewItem[T], old []string) []string {
-	now := ix.values(it.entry)
+	now := ix.values(*it.entry)
 	if slices.Equal(old, now) {
 		return old
 	}

@@ -192,7 +192,8 @@ func TestViewReadsOwnWrites(t *testing.T) {
 	running(t, v.Run)
 	await(t, v.Ready(), "the view")
 
-	if _, err := l.Create(ctx, key, meta, thing{}); err != nil {
+	first, err := l.Create(ctx, key, meta, thing{})
+	if err != nil {
 		t.Fatal(err)
 	}
 	for i := range 300 {
@@ -200,7 +201,7 @@ func TestViewReadsOwnWrites(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got, ok := v.Get(key); !ok || got.Rev != e.Rev || got.State.N != i+1 {
+		if got, ok := v.Get(key); !ok || got.Rev != e.Rev || got.Created != first.Rev || e.Created != first.Rev || got.State.N != i+1 {
 			t.Fatalf("after %+v the view has %+v", e, got)
 		}
 	}
