@@ -48,9 +48,10 @@ type attempt struct {
 	after   uint64 // of the log: seen up to here
 	current bool   // what the log held when the attempt was taken up was seen
 
-	putOff   atomic.Pointer[outcome] // set when another takes its place
-	stopping outcome                 // what it is when the turn has ended; zero: nobody stops it
-	stopBy   time.Time               // then it is not waited for any more
+	putOff   atomic.Pointer[outcome]            // set when another takes its place
+	stopWork atomic.Pointer[context.CancelFunc] // of Deps.Execute
+	stopping outcome                            // what it is when the turn has ended; zero: nobody stops it
+	stopBy   time.Time                          // then it is not waited for any more
 }
 
 func newAttempt(sh *shard, key bus.Key) *attempt {
@@ -458,9 +459,7 @@ func (a *attempt) write(ctx context.Context, meta bus.Meta, f func(*api.TaskReco
 // persist tries until it works, the assignment is superseded or ctx ends. It reports whether it worked.
 func (a *attempt) persist(ctx context.Context, try func(context.Context) error) bool {
 	for n := 0; ; n++ {
-		one, cancel := context.WithTimeout(ctx, writeTimeout)
-		err := try(one)
-		cancel()
+		err := try(ctx)
 		switch {
 		case err == nil:
 			return true

@@ -40,7 +40,7 @@ func (s *Service) change(ctx context.Context, key bus.Key, meta bus.Meta, f func
 		if rec.State.Active() && from.Active() {
 			rec.Fence = fenceOf(e)
 		}
-		now, err := s.tasks.UpdateAt(ctx, key, e.Rev, meta, func(api.TaskRecord) (api.TaskRecord, error) { return rec, nil })
+		now, err := s.tasks.Replace(ctx, e, meta, rec)
 		if api.CodeOf(err) != api.CodeConflict || ctx.Err() != nil {
 			return now, err
 		}

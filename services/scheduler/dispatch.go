@@ -189,9 +189,7 @@ func (d *dispatcher) assign(ctx context.Context, a *attempt, queue string) (bus.
 	if ok && e.State.State == api.TaskQueued {
 		now := d.s.now().UTC()
 		var err error
-		e, err = d.s.tasks.UpdateAt(ctx, a.key, e.Rev, bus.Meta{Actor: actor, Verb: "assign"}, func(rec api.TaskRecord) (api.TaskRecord, error) {
-			return assigned(rec, a.key, now), nil
-		})
+		e, err = d.s.tasks.Replace(ctx, e, bus.Meta{Actor: actor, Verb: "assign"}, assigned(e.State, a.key, now))
 		if err == nil {
 			d.s.metrics.waited(now.Sub(e.State.QueuedAt))
 			return e, true

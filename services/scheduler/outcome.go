@@ -39,6 +39,11 @@ func (k outcomeKind) String() string {
 	return [...]string{"", "succeeded", "failed", "lost", "timeout", "busy", "cancelled", "expired", "preempted"}[k]
 }
 
+// verb is what the ledger calls it.
+func (k outcomeKind) verb() string {
+	return [...]string{"", "succeed", "fail", "fail", "fail", "return", "cancel", "expire", "preempt"}[k]
+}
+
 // maxSummary bounds what a task keeps of its agent's last words; all of it is in the session's log.
 const maxSummary = 16 << 10
 
@@ -98,7 +103,7 @@ func backoff(r *api.TaskRetry, n int, random func() float64) time.Duration {
 // say any more, or ctx ended.
 func (a *attempt) settle(ctx context.Context, o outcome) bool {
 	ok := a.persist(ctx, func(ctx context.Context) error {
-		_, err := a.write(ctx, bus.Meta{Actor: actor, Verb: a.verb(o), Reason: clip(o.reason, maxReason)}, func(rec *api.TaskRecord) error {
+		_, err := a.write(ctx, bus.Meta{Actor: actor, Verb: o.kind.verb(), Reason: clip(o.reason, maxReason)}, func(rec *api.TaskRecord) error {
 			a.s.conclude(rec, o, a.fence)
 			return nil
 		})
@@ -112,16 +117,6 @@ func (a *attempt) settle(ctx context.Context, o outcome) bool {
 
 // maxReason bounds a reason in the ledger.
 const maxReason = 500
-
-func (a *attempt) verb(o outcome) string {
-	switch o.kind {
-	case busy:
-		return "return"
-	case preempted:
-		return "preempt"
-	}
-	return map[outcomeKind]string{succeeded: "succeed", cancelled: "cancel", expired: "expire"}[o.kind] + map[bool]string{true: "fail"}[o.kind == failed || o.kind == lost || o.kind == timedOut]
-}
 
 // conclude changes rec, of which an attempt is over, as the outcome and the task's policy say.
 func (s *Service) conclude(rec *api.TaskRecord, o outcome, fence uint64) {

@@ -43,8 +43,16 @@ func (d *dispatcher) preemptLocked(name string, q *fair.Queue, now time.Time) {
 	d.preempting[name] = a
 	d.s.metrics.preempted.Inc()
 	d.s.log.Info("task preempted", "tenant", key.Tenant, "task", key.ID, "by_tenant", urgent.Tenant, "by", urgent.ID)
+	a.yield(o)
+}
+
+// yield has the attempt end, as o says.
+func (a *attempt) yield(o outcome) {
 	a.putOff.Store(&o)
 	a.poke()
+	if stop := a.stopWork.Load(); stop != nil {
+		(*stop)()
+	}
 }
 
 // preemptible reports whether a task that runs may be put off. One that works in a session that it shares may not: the session goes on
@@ -64,23 +72,12 @@ func preemptible(rec api.TaskRecord, now time.Time) bool {
 // execute runs the task with what takes the place of a session.
 func (a *attempt) execute(ctx context.Context, run func(context.Context, api.Task) api.TaskResult) outcome {
 	ctx, stop := context.WithCancel(ctx)
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		for {
-			select {
-			case <-a.news:
-				if a.putOff.Load() != nil {
-					stop()
-				}
-			case <-ctx.Done():
-				return
-			}
-		}
-	}()
+	defer stop()
+	a.stopWork.Store(&stop)
+	if a.putOff.Load() != nil { // before it could be stopped
+		stop()
+	}
 	result := run(ctx, a.task.Task)
-	stop()
-	<-ended
 	if o := a.putOff.Load(); o != nil {
 		return *o
 	}
