@@ -14,7 +14,8 @@ import (
 const (
 	// gather is how long a report waits after the one before it: a policy changes many sessions at once. The first is not kept waiting.
 	gather = 50 * time.Millisecond
-	// heartbeat is how often a node reports that has no news.
+	// heartbeat is how long after its last report a node reports that has no news, a half more or less: nodes that started at one moment, when the power came back, shall not report at one moment
+	// for ever.
 	heartbeat = time.Minute
 	// reportLate is how much later than it is announced NODES says what has become of shared plans, at random: all nodes have such news at one moment.
 	reportLate     = 5 * time.Second
@@ -74,7 +75,7 @@ func (s *Service) announce() {
 func (s *Service) report(ctx context.Context) error {
 	nodes := bus.ReadLedger[api.TrafficNodeRecord](s.deps.Bus, api.NounNodes)
 	key := bus.Key{Tenant: api.HomeTenant, ID: s.token}
-	beat := time.NewTicker(heartbeat)
+	beat := time.NewTimer(0)
 	defer beat.Stop()
 	retry := reportRetry
 	for {
@@ -89,6 +90,7 @@ func (s *Service) report(ctx context.Context) error {
 			continue
 		}
 		retry = reportRetry
+		beat.Reset(heartbeat/2 + rand.N(heartbeat)) //nolint:gosec // jitter
 		if !s.awaitNews(ctx, began, beat.C) {
 			return nil
 		}
