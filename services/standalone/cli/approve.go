@@ -27,7 +27,10 @@ func (a *app) sessionApprove() *cobra.Command {
 				}
 			})
 		case 2:
-			if len(open) != 1 {
+			if len(open) == 0 {
+				return api.Errorf(api.CodeConflict, "no question of the session's agent waits for an answer")
+			}
+			if len(open) > 1 {
 				return usage(fmt.Errorf("%d questions wait for an answer: name one, 'agentyard session approve %s APPROVAL OPTION'", len(open), args[0]))
 			}
 			approval, option = open[0].ApprovalID, args[1]
