@@ -19,10 +19,10 @@ func (a *app) faultStart() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return a.show(f, func(t *table) { t.row(f.Session, "until", stamp(&f.Until)) })
+			return a.show(f, func(t *table) { t.row(f.Session, "until", stamp(&f.Until), f.State) })
 		})
 	cmd.Long = "Start puts a fault on one session's traffic, in place of the one that it has. The node's kernel ends it at its time, whoever has died\n" +
-		"until then. Only admins may."
+		"until then. Only admins may. 'agentyard traffic fault list' says whether it is in force, which takes a network of the session's own."
 	cmd.Example = "  agentyard traffic fault start s4k2… --loss 5% --rate 1Mbit --for 2m"
 	cmd.Flags().DurationVar(&lasts, "for", 5*time.Minute, "how long, from 1s to 1h")
 	cmd.Flags().StringVar(&req.Direction, "direction", "", "upload or download; empty: both")
