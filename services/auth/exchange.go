@@ -36,6 +36,9 @@ func (r *refusal) Error() string { return r.reason }
 
 // exchange answers api.Exchange: an API key for an access token.
 func (s *Service) exchange(ctx context.Context, req api.ExchangeRequest) (api.TokenResponse, error) {
+	if req.Key == "" {
+		return api.TokenResponse{}, api.Invalid("/key", "is required")
+	}
 	// On the process's clock: it is about what a caller can measure.
 	floor, cancel := context.WithTimeout(ctx, failureFloor)
 	defer cancel()

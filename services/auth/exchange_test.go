@@ -50,6 +50,11 @@ func TestExchange(t *testing.T) {
 		}
 	})
 
+	t.Run("without a key is no sign-in", func(t *testing.T) {
+		_, err := y.exchange("")
+		wantCode(t, err, api.CodeInvalid)
+	})
+
 	// Each is refused in the same words, after the same time.
 	revoked := must(t, member, api.CreateKey, api.CreateKeyRequest{Name: "revoked"})
 	must(t, member, api.RevokeKey, api.IDRef{ID: revoked.ID})
@@ -76,7 +81,6 @@ func TestExchange(t *testing.T) {
 		"a wrong secret":           body + checksum(body),
 		"a mistyped key":           string(flipped),
 		"a cut key":                admin.key[:30],
-		"no key":                   "",
 		"a token instead of a key": admin.raw,
 		"a huge key":               strings.Repeat("a", 100_000),
 		"a subject":                "ay_>",

@@ -76,8 +76,8 @@ func (s *Service) enqueue(ctx context.Context, p api.Principal, specs []api.Task
 	}
 	if req.key != "" {
 		if e, ok := s.view.Get(keyIn(p.Tenant, recs[len(recs)-1].ID)); ok {
-			if tasks, ok := s.repeated(p.Tenant, recs); ok {
-				return tasks, nil
+			if tasks, err := s.repeated(ctx, p.Tenant, recs); err != nil || tasks != nil {
+				return tasks, err
 			}
 			if e.State.RequestHash != recs[len(recs)-1].RequestHash {
 				return nil, usedKey()
@@ -99,17 +99,32 @@ func usedKey() error {
 	return api.Errorf(api.CodeConflict, "this idempotency key was used for another request")
 }
 
-// repeated returns the tasks of a request that was carried out before.
-func (s *Service) repeated(tenant string, recs []api.TaskRecord) ([]api.Task, bool) {
+// repeated returns the tasks of a request that was carried out before, as they were then; nil when it was not, or not to its end.
+func (s *Service) repeated(ctx context.Context, tenant string, recs []api.TaskRecord) ([]api.Task, error) {
 	tasks := make([]api.Task, len(recs))
 	for i := range recs {
 		e, ok := s.view.Get(keyIn(tenant, recs[i].ID))
 		if !ok || e.State.RequestHash != recs[i].RequestHash {
-			return nil, false
+			return nil, nil
 		}
-		tasks[i] = s.public(e)
+		var err error
+		if tasks[i], err = s.firstAnswer(ctx, e); err != nil {
+			return nil, err
+		}
 	}
-	return tasks, true
+	return tasks, nil
+}
+
+// firstAnswer returns the task as it was made, whatever became of it since. Where its history does not go back so far it is the task as it is now.
+func (s *Service) firstAnswer(ctx context.Context, now bus.Entry[api.TaskRecord]) (api.Task, error) {
+	changes, err := s.tasks.History(ctx, now.Key, 0, 1)
+	switch {
+	case err != nil:
+		return api.Task{}, err
+	case len(changes) == 0 || changes[0].Verb != "create" || changes[0].Rev == now.Rev:
+		return s.public(now), nil
+	}
+	return shown(bus.Entry[api.TaskRecord]{Key: now.Key, Change: changes[0]}), nil
 }
 
 // prepare checks specs, fills in recs and returns the order in which to write them.
@@ -189,6 +204,10 @@ func (s *Service) write(ctx context.Context, p api.Principal, recs []api.TaskRec
 			if e, err = s.tasks.Get(ctx, key); err == nil && e.State.RequestHash != recs[i].RequestHash {
 				err = usedKey()
 			}
+			if err == nil {
+				tasks[i], err = s.firstAnswer(ctx, e)
+			}
+			return err
 		}
 		if err == nil {
 			tasks[i] = s.public(e)

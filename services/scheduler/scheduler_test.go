@@ -64,6 +64,10 @@ func TestOperations(t *testing.T) {
 		if other := must(ben, api.CreateTask, req); other.ID == first.ID {
 			t.Error("another's key is the same")
 		}
+		must(ada, api.CancelTask, api.CancelTaskRequest{ID: first.ID})
+		if again = must(ada, api.CreateTask, req); again.State != first.State || again.Rev != first.Rev {
+			t.Errorf("the first answer was %+v; after the task was cancelled it is %+v", first, again)
+		}
 		req.Prompt = "y"
 		_, err := ask(ada, api.CreateTask, req)
 		wantCode(t, err, api.CodeConflict)
