@@ -380,7 +380,7 @@ func TestProfiles(t *testing.T) {
 	for pointer, bad := range map[string]api.Profile{
 		"/name": {Name: "No Name", Agent: p.Agent}, "/agent/kind": {Name: "x"}, "/agent/command": {Name: "x", Agent: api.Agent{Kind: "acp"}},
 		"/isolation": {Name: "x", Agent: p.Agent, Isolation: []string{"moon"}},
-		"/roles": {Name: "x", Agent: p.Agent, Roles: []api.Role{"king"}}, "/env/LD_X": {Name: "x", Agent: p.Agent, Env: map[string]string{"LD_X": "1"}},
+		"/roles":     {Name: "x", Agent: p.Agent, Roles: []api.Role{"king"}}, "/env/LD_X": {Name: "x", Agent: p.Agent, Env: map[string]string{"LD_X": "1"}},
 		"/resources/memory_bytes": {Name: "x", Agent: p.Agent, Resources: api.Resources{MemoryBytes: 1}}, "/ttl": {Name: "x", Agent: p.Agent, TTL: -1},
 	} {
 		_, err := rpc.Call(boss, y.client, api.CreateProfile, bad)
