@@ -225,7 +225,8 @@ func (v *View[T]) createConsumer(ctx context.Context, cfg jetstream.ConsumerConf
 type streamInfo struct {
 	Error  *jetstream.APIError `json:"error"`
 	Config struct {
-		MaxAge time.Duration `json:"max_age"` // how long it keeps a message; zero: for ever
+		MaxAge   time.Duration `json:"max_age"` // how long it keeps a message; zero: for ever
+		Replicas int           `json:"num_replicas"`
 	} `json:"config"`
 	State struct {
 		Last uint64 `json:"last_seq"` // of the last message that it has had, kept or not
