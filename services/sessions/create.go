@@ -163,8 +163,10 @@ func (s *Service) prepare(ctx context.Context, p api.Principal, req api.CreateSe
 	if name == "" {
 		name = defaultProfile
 	}
-	profile, err := s.profile(p.Tenant, name)
+	profile, err := s.profile(ctx, p.Tenant, name)
 	switch {
+	case err != nil && api.CodeOf(err) != api.CodeNotFound:
+		return api.SessionRecord{}, err
 	case err != nil:
 		bad.Add("/profile", "there is no profile %q", clip(name, 40))
 	case mayUse(p, profile) != nil:

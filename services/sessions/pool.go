@@ -206,7 +206,7 @@ func (s *Service) poolSpec(key bus.Key, p api.Profile) PoolSpec {
 // pool shows what has become of a profile's pool.
 func (s *Service) pool(ctx context.Context, req api.NameRef) (api.PoolStatus, error) {
 	p, _ := api.PrincipalFrom(ctx)
-	profile, err := s.profile(p.Tenant, req.Name)
+	profile, err := s.profile(ctx, p.Tenant, req.Name)
 	if err != nil {
 		return api.PoolStatus{}, err
 	}

@@ -24,14 +24,23 @@ func builtinProfile() api.Profile {
 }
 
 // profile returns a tenant's profile or not_found.
-func (s *Service) profile(tenant, name string) (api.Profile, error) {
-	if api.ValidName(name) {
-		if e, ok := s.byName.Get(bus.Key{Tenant: tenant, ID: name}); ok {
-			return publicProfile(e), nil
-		}
+func (s *Service) profile(ctx context.Context, tenant, name string) (api.Profile, error) {
+	key := bus.Key{Tenant: tenant, ID: name}
+	valid := api.ValidName(name)
+	if e, ok := s.byName.Get(key); valid && ok {
+		return publicProfile(e), nil
 	}
 	if name == defaultProfile {
 		return builtinProfile(), nil
+	}
+	if valid { // another replica may have made it just now
+		e, err := s.profiles.Get(ctx, key)
+		if err == nil {
+			return publicProfile(e), nil
+		}
+		if api.CodeOf(err) != api.CodeNotFound {
+			return api.Profile{}, err
+		}
 	}
 	return api.Profile{}, api.Errorf(api.CodeNotFound, "there is no profile %q", clip(name, 40))
 }
@@ -143,7 +152,7 @@ func (s *Service) listProfiles(ctx context.Context, req api.List) (api.Page[api.
 
 func (s *Service) getProfile(ctx context.Context, req api.NameRef) (api.Profile, error) {
 	p, _ := api.PrincipalFrom(ctx)
-	return s.profile(p.Tenant, req.Name)
+	return s.profile(ctx, p.Tenant, req.Name)
 }
 
 // updateProfile replaces a profile. Its sessions keep what they were created with.
@@ -173,7 +182,7 @@ func (s *Service) updateProfile(ctx context.Context, req api.UpdateProfileReques
 // deleteProfile removes a profile; the default one becomes the built-in one again.
 func (s *Service) deleteProfile(ctx context.Context, req api.NameRef) (api.None, error) {
 	p, _ := api.PrincipalFrom(ctx)
-	if _, err := s.profile(p.Tenant, req.Name); err != nil {
+	if _, err := s.profile(ctx, p.Tenant, req.Name); err != nil {
 		return api.None{}, err
 	}
 	return api.None{}, s.profiles.Delete(ctx, bus.Key{Tenant: p.Tenant, ID: req.Name}, req.IfMatch, bus.Meta{Actor: p.ID, Verb: "delete"})

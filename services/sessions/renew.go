@@ -43,7 +43,10 @@ func (s *Service) mayRenew(ctx context.Context, p api.Principal, rec api.Session
 	if err := bad.Err(); err != nil {
 		return err
 	}
-	profile, err := s.profile(rec.Tenant, rec.Profile)
+	profile, err := s.profile(ctx, rec.Tenant, rec.Profile)
+	if err != nil && api.CodeOf(err) != api.CodeNotFound {
+		return err
+	}
 	if err != nil {
 		return api.Errorf(api.CodeConflict, "the session's profile %q is there no more", rec.Profile)
 	}

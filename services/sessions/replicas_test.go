@@ -140,6 +140,18 @@ func TestReplicas(t *testing.T) {
 	ana := p.as("ana")
 	first := p.leader(ana)
 
+	t.Run("a profile is there for all at once", func(t *testing.T) {
+		boss := p.as("boss", api.RoleAdmin)
+		for i := range 50 { // each call may meet either replica
+			name := fmt.Sprint("new", i)
+			if _, err := rpc.Call(boss, p.client, api.CreateProfile, api.Profile{Name: name, Agent: api.Agent{Kind: "demo"}}); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := rpc.Call(boss, p.client, api.GetProfile, api.NameRef{Name: name}); err != nil {
+				t.Error(err)
+			}
+		}
+	})
 	t.Run("one reconciles, all answer", func(t *testing.T) {
 		other := p.nodes[1-first].starts.Load()
 		var wg sync.WaitGroup
