@@ -7,6 +7,7 @@ import (
 
 	"agentyard.dev/libs/api"
 	"agentyard.dev/libs/bus"
+	"agentyard.dev/libs/trust"
 )
 
 // Declarations are sessions and profiles that somebody declares elsewhere than by the API, as objects of a cluster
@@ -158,14 +159,6 @@ func sameProfile(a, b api.Profile) bool {
 	return errX == nil && errY == nil && bytes.Equal(x, y)
 }
 
-// account is what counts here of auth's users and tenants.
-type account struct {
-	Name     string     `json:"name"`
-	Roles    []api.Role `json:"roles"`
-	Disabled bool       `json:"disabled"`
-	Deleted  bool       `json:"deleted"`
-}
-
 // onBehalf returns a context in which d's user asks op. Nobody signed in: who may declare is the cluster's to say, and in whose name the
 // operator's. So what a token would say is read from the ledgers of which tokens are made, at this moment: denied for who may not
 // sign in now, or whose roles lack op's permission.
@@ -173,29 +166,12 @@ func (s *Service) onBehalf(ctx context.Context, d Declaration, op api.OpInfo) (c
 	if !api.ValidName(d.Tenant) || !api.ValidID(api.KindUser, d.User) {
 		return nil, api.Errorf(api.CodeDenied, "%q is no user's id", clip(d.Tenant+"/"+d.User, 80))
 	}
-	user, err := readAccount(ctx, s.deps.Conn, "users", bus.Key{Tenant: d.Tenant, ID: d.User})
+	p, err := trust.UserNow(ctx, s.deps.Conn, d.Tenant, d.User)
 	if err != nil {
 		return nil, err
 	}
-	tenant, err := readAccount(ctx, s.deps.Conn, "tenants", bus.Key{Tenant: d.Tenant, ID: d.Tenant})
-	if err != nil {
-		return nil, err
-	}
-	if user.Disabled || user.Deleted || tenant.Disabled {
-		return nil, api.Errorf(api.CodeDenied, "the user %s of %s does not exist or may not sign in", d.User, d.Tenant)
-	}
-	p := api.Principal{ID: d.User, Tenant: d.Tenant, Name: user.Name, Roles: user.Roles}
 	if !p.Can(op.Permission) {
 		return nil, api.Errorf(api.CodeDenied, "the user %s lacks the permission %s", d.User, op.Permission)
 	}
 	return api.WithPrincipal(ctx, p), nil
-}
-
-// readAccount reads one of auth's records. One that is not there is as good as deleted.
-func readAccount(ctx context.Context, conn *bus.Conn, noun string, key bus.Key) (account, error) {
-	e, err := bus.ReadLedger[account](conn, noun).Get(ctx, key)
-	if api.CodeOf(err) == api.CodeNotFound {
-		return account{Disabled: true, Deleted: true}, nil
-	}
-	return e.State, err
 }

@@ -12,6 +12,7 @@ import (
 
 	"agentyard.dev/libs/api"
 	"agentyard.dev/libs/bus"
+	"agentyard.dev/libs/trust"
 	"agentyard.dev/services/scheduler/schedule"
 )
 
@@ -69,7 +70,7 @@ func TestDelivery(t *testing.T) {
 	t.Run("one who is no admin any more hears of own tasks only", func(t *testing.T) {
 		eve := api.Principal{ID: "uevil", Tenant: "acme", Roles: []api.Role{api.RoleAdmin}}
 		key := bus.Key{Tenant: eve.Tenant, ID: eve.ID}
-		if _, err := y.users.Create(t.Context(), key, bus.Meta{Verb: "create"}, user{Roles: eve.Roles}); err != nil {
+		if _, err := y.users.Create(t.Context(), key, bus.Meta{Verb: "create"}, trust.Account{Roles: eve.Roles}); err != nil {
 			t.Fatal(err)
 		}
 		to := newReceiver(t)
@@ -78,8 +79,8 @@ func TestDelivery(t *testing.T) {
 		if g := to.takes(t, 1); g[0].notice.Task.ID != heard {
 			t.Fatalf("heard %+v", g)
 		}
-		for n, is := range []user{{Roles: []api.Role{api.RoleMember}}, {Roles: eve.Roles, Disabled: true}, {Roles: eve.Roles, Deleted: true}} {
-			if _, err := y.users.Update(t.Context(), key, bus.Meta{Verb: "update"}, func(user) (user, error) { return is, nil }); err != nil {
+		for n, is := range []trust.Account{{Roles: []api.Role{api.RoleMember}}, {Roles: eve.Roles, Disabled: true}, {Roles: eve.Roles, Deleted: true}} {
+			if _, err := y.users.Update(t.Context(), key, bus.Meta{Verb: "update"}, func(trust.Account) (trust.Account, error) { return is, nil }); err != nil {
 				t.Fatal(err)
 			}
 			y.task(api.TaskSpec{}, ada.ID, api.TaskFailed)

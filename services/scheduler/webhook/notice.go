@@ -11,6 +11,7 @@ import (
 
 	"agentyard.dev/libs/api"
 	"agentyard.dev/libs/bus"
+	"agentyard.dev/libs/trust"
 	"agentyard.dev/services/scheduler/schedule"
 )
 
@@ -170,25 +171,17 @@ func (r *reader) deliver(ctx context.Context, c change) error {
 	return nil
 }
 
-// user is what counts here of auth's ledger.
-type user struct {
-	Roles    []api.Role `json:"roles"`
-	Disabled bool       `json:"disabled"`
-	Deleted  bool       `json:"deleted"`
-}
-
 // readsAll reports whether a webhook's owner, who could read all tasks of the tenant when it was made, still may.
 func (r *reader) readsAll(ctx context.Context, h bus.Entry[record]) (bool, error) {
 	key := bus.Key{Tenant: h.Key.Tenant, ID: h.State.Owner}
 	if may, ok := r.may[key]; ok {
 		return may, nil
 	}
-	e, err := bus.ReadLedger[user](r.s.deps.Bus, "users").Get(ctx, key)
-	if err != nil && api.CodeOf(err) != api.CodeNotFound {
+	who, err := trust.UserNow(ctx, r.s.deps.Bus, key.Tenant, key.ID)
+	if err != nil && api.CodeOf(err) != api.CodeDenied {
 		return false, fmt.Errorf("read the owner of a webhook: %w", err)
 	}
-	u := e.State
-	may := err == nil && !u.Disabled && !u.Deleted && api.Principal{Roles: u.Roles}.Can(api.TaskRead.Any())
+	may := err == nil && who.Can(api.TaskRead.Any())
 	r.may[key] = may
 	return may, nil
 }

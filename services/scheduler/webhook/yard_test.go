@@ -15,6 +15,7 @@ import (
 	"agentyard.dev/libs/bus"
 	"agentyard.dev/libs/bus/bustest"
 	"agentyard.dev/libs/seal"
+	"agentyard.dev/libs/trust"
 	"agentyard.dev/services/scheduler/clocktest"
 )
 
@@ -28,7 +29,7 @@ type yard struct {
 	ring  *bus.Keyring
 	clock *clocktest.Clock
 	tasks *bus.Ledger[api.TaskRecord]
-	users *bus.Ledger[user]
+	users *bus.Ledger[trust.Account]
 	all   []*replica
 }
 
@@ -42,11 +43,19 @@ func newYard(t *testing.T) *yard {
 	if y.tasks, err = bus.OpenLedger[api.TaskRecord](ctx, conn, bus.LedgerConfig{Noun: "tasks"}); err != nil {
 		t.Fatal(err)
 	}
-	if y.users, err = bus.OpenLedger[user](ctx, bustest.ConnectInProcess(t, srv, ring, "auth"), bus.LedgerConfig{Noun: "users"}); err != nil {
+	auth := bustest.ConnectInProcess(t, srv, ring, "auth")
+	if y.users, err = bus.OpenLedger[trust.Account](ctx, auth, bus.LedgerConfig{Noun: trust.UsersNoun}); err != nil {
+		t.Fatal(err)
+	}
+	tenants, err := bus.OpenLedger[trust.Account](ctx, auth, bus.LedgerConfig{Noun: trust.TenantsNoun})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tenants.Create(ctx, bus.Key{Tenant: ada.Tenant, ID: ada.Tenant}, bus.Meta{Verb: "create"}, trust.Account{Name: ada.Tenant}); err != nil {
 		t.Fatal(err)
 	}
 	for _, p := range []api.Principal{ada, admin} {
-		if _, err := y.users.Create(ctx, bus.Key{Tenant: p.Tenant, ID: p.ID}, bus.Meta{Actor: "service:auth", Verb: "create"}, user{Roles: p.Roles}); err != nil {
+		if _, err := y.users.Create(ctx, bus.Key{Tenant: p.Tenant, ID: p.ID}, bus.Meta{Actor: "service:auth", Verb: "create"}, trust.Account{Roles: p.Roles}); err != nil {
 			t.Fatal(err)
 		}
 	}
