@@ -33,6 +33,13 @@ func (p *Problems) Line(pointer, s string, most int) {
 	}
 }
 
+// Command blames the field command of the agent at pointer, whose kind is settled, if there is nothing to run.
+func (p *Problems) Command(pointer string, a Agent) {
+	if a.LacksCommand() {
+		p.Add(pointer+"/command", "is required: the kind %q has no command of its own", a.Kind)
+	}
+}
+
 // IsControl reports whether r is a control character of ASCII, which no line of text holds.
 func IsControl(r rune) bool { return r < ' ' || r == 0x7f }
 

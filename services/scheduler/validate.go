@@ -59,8 +59,8 @@ func (s *Service) checkSpec(bad *api.Problems, at string, spec *api.TaskSpec, p 
 	if spec.Command != "" && spec.Agent != nil {
 		bad.Add(at+"/agent", "a command has no agent")
 	}
-	if spec.Agent != nil && spec.Agent.LacksCommand() && spec.Profile == "" { // a profile may have one
-		bad.Add(at+"/agent/command", "is required: the kind %q has no command of its own", spec.Agent.Kind)
+	if spec.Agent != nil && spec.Profile == "" { // a profile may have a command
+		bad.Command(at+"/agent", *spec.Agent)
 	}
 	checkRepository(bad, at+"/repository", spec.Repository)
 	checkEnv(bad, at+"/env", spec.Env)

@@ -181,7 +181,7 @@ func (s *Service) prepare(ctx context.Context, p api.Principal, req api.CreateSe
 		agent = mergeAgent(agent, *req.Agent)
 	}
 	if err == nil {
-		bad.command("/agent", agent)
+		bad.Command("/agent", agent)
 		if err := s.satisfied(ctx, &bad, "/profile", p, profile); err != nil {
 			return api.SessionRecord{}, err
 		}

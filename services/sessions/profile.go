@@ -64,7 +64,7 @@ func (s *Service) checkProfile(prefix string, p api.Profile) error {
 		bad.Add(prefix+"/agent/kind", "is required")
 	}
 	bad.agent(prefix+"/agent", p.Agent, s.deps.Kind)
-	bad.command(prefix+"/agent", p.Agent)
+	bad.Command(prefix+"/agent", p.Agent)
 	bad.env(prefix+"/env", p.Env)
 	bad.furniture(prefix, p)
 	_, pools := s.deps.Runtime.(Pooler)

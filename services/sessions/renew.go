@@ -44,11 +44,11 @@ func (s *Service) mayRenew(ctx context.Context, p api.Principal, rec api.Session
 		return err
 	}
 	profile, err := s.profile(ctx, rec.Tenant, rec.Profile)
-	if err != nil && api.CodeOf(err) != api.CodeNotFound {
-		return err
+	if api.CodeOf(err) == api.CodeNotFound {
+		return api.Errorf(api.CodeConflict, "the session's profile %q is there no more", rec.Profile)
 	}
 	if err != nil {
-		return api.Errorf(api.CodeConflict, "the session's profile %q is there no more", rec.Profile)
+		return err
 	}
 	if err := mayUse(p, profile); err != nil {
 		return err

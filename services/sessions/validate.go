@@ -118,13 +118,6 @@ func (p *problems) duration(pointer string, d api.Duration) {
 	}
 }
 
-// command checks that there is something to run for an agent whose kind is settled.
-func (p *problems) command(pointer string, a api.Agent) {
-	if a.LacksCommand() {
-		p.Add(pointer+"/command", "is required: the kind %q has no command of its own", a.Kind)
-	}
-}
-
 // agent checks the choice of an agent. Kind may be empty, for a default.
 func (p *problems) agent(pointer string, a api.Agent, kinds func(string) bool) {
 	if a.Kind != "" && !kinds(a.Kind) {
