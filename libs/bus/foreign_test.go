@@ -41,14 +41,7 @@ func TestForeign(t *testing.T) {
 	// Each writes the message into the ledger, and says what it takes.
 	session := func(t *testing.T, subject string) {
 		mine := api.NewID(api.KindSession)
-		creds, err := y.ring.SessionIssuer().Credentials(tenant, mine)
-		if err != nil {
-			t.Fatal(err)
-		}
-		c, err := newClient(t, y.srv.URL(), nats.UserCredentialBytes(creds))
-		if err != nil {
-			t.Fatal(err)
-		}
+		c := y.sessionClient(t, mine)
 		if err := c.nc.PublishRequest(api.LogSubject(tenant, mine, api.WriterAgent), subject, []byte("{}")); err != nil {
 			t.Fatal(err)
 		}

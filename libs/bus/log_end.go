@@ -2,8 +2,7 @@ package bus
 
 import (
 	"context"
-
-	"agentyard.dev/libs/api"
+	"math"
 )
 
 // end returns after, or the Seq of the log's last entry where that is before it. Then the bus has lost what was written last (it was restored from
@@ -11,25 +10,21 @@ import (
 //
 // Of a log with several copies nobody is believed. What most of them keep is not lost; but a server that was cut off from the others answers for some time from where it was then,
 // and a runner that believed it would do all again that was done since.
-func (l *Log) end(ctx context.Context, tenant, session string, after uint64) uint64 {
+func (l *Log) end(ctx context.Context, after uint64) uint64 {
 	entry := nextEntry(after - 1) // after is in it
 	reached := &l.c.logReached
 	if reached.Load() >= entry {
 		return after
 	}
-	// Mostly the entry is where it was. Where it is not, it may have aged out.
-	_, err := l.c.getBatch(ctx, logStream, api.LogPrefix+tenant+"."+session+".*", entry, 1, func(m stored) error {
-		reached.Store(m.seq)
-		return nil
-	})
-	if err != nil || reached.Load() >= entry {
-		return after
-	}
+	times := l.c.nc.Stats().Reconnects
 	info, err := l.c.streamInfo(ctx, logStream)
-	if err != nil || info.Config.Replicas > 1 {
+	switch {
+	case ctx.Err() != nil || l.c.nc.Stats().Reconnects != times:
+		return after // whoever looks next asks again
+	case err != nil || info.Config.Replicas > 1:
+		reached.Store(math.MaxUint64) // nobody asks again until the bus was away
 		return after
-	}
-	if info.State.Last >= entry {
+	case info.State.Last >= entry:
 		reached.Store(info.State.Last)
 		return after
 	}

@@ -87,7 +87,7 @@ func (l *Log) read(ctx context.Context, tenant, session string, writer api.LogWr
 		}
 	}
 	if len(evs) == 1 && after > 0 {
-		if end := l.end(ctx, tenant, session, after); end < after {
+		if end := l.end(ctx, after); end < after {
 			return append(evs[:0], gap(session, end, after+1, end)), false, nil
 		}
 	}

@@ -92,11 +92,10 @@ func (c *client) maySubscribe(t *testing.T, subject string) bool {
 	})
 }
 
-func TestSessionPermissions(t *testing.T) {
-	y := newYard(t, bus.LogConfig{})
-	openThings(t, y.conn, 0)
-	mine, other := api.NewID(api.KindSession), api.NewID(api.KindSession)
-	creds, err := y.ring.SessionIssuer().Credentials(tenant, mine)
+// sessionClient connects with a session's own credential.
+func (y *yard) sessionClient(t *testing.T, session string) *client {
+	t.Helper()
+	creds, err := y.ring.SessionIssuer().Credentials(tenant, session)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -104,6 +103,14 @@ func TestSessionPermissions(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return c
+}
+
+func TestSessionPermissions(t *testing.T) {
+	y := newYard(t, bus.LogConfig{})
+	openThings(t, y.conn, 0)
+	mine, other := api.NewID(api.KindSession), api.NewID(api.KindSession)
+	c := y.sessionClient(t, mine)
 	for subject, want := range map[string]bool{
 		"yard.v1.runner.acme." + mine + ".report":       true,
 		"yard.v1.log.acme." + mine + ".agent":           true,
