@@ -211,7 +211,7 @@ func TestRetry(t *testing.T) {
 			t.Fatal(err)
 		}
 		failed := func(d api.Delivery) bool {
-			y.clock.Move(2 * backoffMax) // again and again: an attempt ends a little after its outcome can be seen, and the pause counts from there
+			y.clock.Move(2 * backoffMax) // for each attempt
 			return d.State == api.DeliveryFailed
 		}
 		if d := r.delivery(t, ada, "never", "its end", failed); d.Attempts != maxAttempts || d.EndedAt == nil {

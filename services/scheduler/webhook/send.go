@@ -68,6 +68,7 @@ type endpoint struct {
 // outcome is how an attempt ended.
 type outcome struct {
 	webhook, delivery bus.Key
+	at                time.Time // of the answer: when its writing is known is another time
 	failed            bool
 }
 
@@ -137,7 +138,6 @@ func (q *sender) take() {
 	touched, hooks := q.touched, q.hooks
 	q.touched, q.hooks = map[bus.Key]bool{}, map[bus.Key]bool{}
 	q.mu.Unlock()
-	now := q.s.deps.Clock.Now()
 	for _, o := range ended {
 		q.inFlight--
 		e := q.endpoints[o.webhook]
@@ -145,7 +145,7 @@ func (q *sender) take() {
 		if !o.failed {
 			e.failures, e.free = 0, time.Time{}
 		} else {
-			e.free = now.Add(min(pauseMin<<min(e.failures, 10), pauseMax))
+			e.free = o.at.Add(min(pauseMin<<min(e.failures, 10), pauseMax))
 			e.failures++
 		}
 		q.place(o.delivery)
@@ -213,9 +213,9 @@ func (q *sender) start(ctx context.Context, attempts *sync.WaitGroup) time.Durat
 			e.busy[next.key] = true
 			q.inFlight++
 			attempts.Go(func() {
-				failed := q.attempt(ctx, next.key)
+				at, failed := q.attempt(ctx, next.key)
 				q.mu.Lock()
-				q.ended = append(q.ended, outcome{webhook: hook, delivery: next.key, failed: failed})
+				q.ended = append(q.ended, outcome{webhook: hook, delivery: next.key, at: at, failed: failed})
 				q.mu.Unlock()
 				select {
 				case q.wake <- struct{}{}:
@@ -227,12 +227,12 @@ func (q *sender) start(ctx context.Context, attempts *sync.WaitGroup) time.Durat
 	return sleep
 }
 
-// attempt sends a delivery once and writes what came of it. It reports whether the webhook failed.
-func (q *sender) attempt(ctx context.Context, key bus.Key) (failed bool) {
+// attempt sends a delivery once and writes what came of it. It reports when the answer came, and whether the webhook failed.
+func (q *sender) attempt(ctx context.Context, key bus.Key) (at time.Time, failed bool) {
 	s := q.s
 	d, ok := s.view.Get(key)
 	if !ok || d.State.State != api.DeliveryPending {
-		return false
+		return at, false
 	}
 	hook, ok := s.byName.Get(bus.Key{Tenant: key.Tenant, ID: d.State.Webhook})
 	var r answer
@@ -246,19 +246,19 @@ func (q *sender) attempt(ctx context.Context, key bus.Key) (failed bool) {
 		failed = r.err != nil
 	}
 	if ctx.Err() != nil {
-		return false // stopped, perhaps in the middle: whoever leads next sends it
+		return at, false // stopped, perhaps in the middle: whoever leads next sends it
 	}
 	write, cancel := context.WithTimeout(ctx, settle)
 	defer cancel()
-	now := s.deps.Clock.Now().UTC()
+	at = s.deps.Clock.Now().UTC()
 	_, err := s.deliveries.UpdateAt(write, key, d.Rev, bus.Meta{Actor: actor, Verb: "attempt"}, func(rec api.DeliveryRecord) (api.DeliveryRecord, error) {
-		return settled(rec, r, now), nil
+		return settled(rec, r, at), nil
 	})
 	if err != nil && ctx.Err() == nil {
 		s.log.WarnContext(ctx, "outcome of a delivery not written; it is sent again", "tenant", key.Tenant, "code", api.CodeOf(err), "err", err)
-		return true // not at once
+		return at, true // not at once
 	}
-	return failed
+	return at, failed
 }
 
 // settled returns a delivery after an attempt.
